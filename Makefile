@@ -16,7 +16,7 @@ help:
 	@echo "make bench-gpu  on one GPU: step, IFL, loader, waits, memory and resuming against a plain loop (minutes=15 only=engines,waits)"
 	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX, Chromium and Fashion-MNIST"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
-	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
+	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 eval=job kinds=kill,cut)"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself (WHEELHOUSE=DIR: without internet)"
 	@echo "make wheelhouse fetch the packages for a machine without internet (WHEELHOUSE=DIR; else wheelhouse/)"
 	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
@@ -63,7 +63,7 @@ cluster-down:
 	@$(BIN)/python -m tests.helpers.cluster down
 
 chaos: venv
-	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) $(if $(kinds),kinds=$(kinds))
+	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) $(if $(eval),eval=$(eval)) $(if $(kinds),kinds=$(kinds))
 
 venv: .venv/.installed
 

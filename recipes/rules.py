@@ -329,15 +329,8 @@ def features_once(recipe: Recipe) -> str:
 
 
 def evaluator(recipe: Recipe) -> str:
-    """Refuse an evaluator where nobody starts one, and where it would have other inputs than the run's ranks."""
-    if recipe.log.eval == "inline":
-        return ""
-    if recipe.cluster != "local":
-        return (
-            f"log.eval=job starts its process on this machine, and not yet with cluster={recipe.cluster}: "
-            "cluster=local is legal, and log.eval=inline anywhere"
-        )
-    if recipe.data.features == "once":
+    """Refuse an evaluator where it would have other inputs than the run's ranks."""
+    if recipe.log.eval == "job" and recipe.data.features == "once":
         return (
             "log.eval=job evaluates images, and data.features=once reads features, of which an evaluation costs next "
             "to nothing: log.eval=inline is legal"

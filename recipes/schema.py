@@ -637,6 +637,14 @@ class Slurm(Section):
             return sbatch.number_of(self.gpus_per_node)
         return sbatch.gpus_in(str(self.options.get("gres", "")))
 
+    def share(self, tasks: int) -> Slurm:
+        """Return what a job of one task asks for, as one of so many tasks of a node: the memory and a GPU of a task."""
+        amount, unit = (self.mem or "0")[:-1], (self.mem or "0")[-1]
+        megabytes = int(amount or 0) * {"M": 1, "G": 1 << 10, "T": 1 << 20}.get(unit, 0) // tasks
+        # Of all that a node has no part can be said: then it is what the cluster gives a job that says nothing.
+        of_a_task = self.with_gpus(min(1, self.gpus or 0))
+        return of_a_task.model_copy(update={"mem": f"{megabytes}M" if megabytes else None})
+
     def with_gpus(self, number: int) -> Slurm:
         """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""
         options = {name: value for name, value in self.options.items() if number or not name.startswith(sbatch.OF_GPUS)}
@@ -676,8 +684,8 @@ class Log(Section):
     eval: Literal["inline", "job"] = operation(
         "inline",
         (
-            "who evaluates the epochs; inline: the run's own ranks, which wait; job: a process of its own, while the "
-            "run goes on"
+            "who evaluates the epochs; inline: the run's own ranks, which wait; job: a process beside them, on SLURM "
+            "in a further job, while the run goes on"
         ),
     )
     eval_wait_s: float = operation(
@@ -796,6 +804,11 @@ class Recipe(Section):
     def trains(self) -> bool:
         """Whether anything is trained; else another run's weights, or the network's start, are evaluated."""
         return not self.method.eval_of and declaration(self.method.name).TRAINS != "nothing"
+
+    @property
+    def has_evaluator(self) -> bool:
+        """Whether a further process evaluates its epochs."""
+        return self.log.eval == "job" and self.trains
 
     @property
     def mixup_blocks(self) -> int:

@@ -62,8 +62,10 @@ def clean() -> "dict[str, str]":
     return {name: value for name, value in variables.items() if name not in away and not name.startswith(OF_A_QUESTION)}
 
 
-def ask(words: "Sequence[str]", timeout_s: float) -> "subprocess.CompletedProcess[str]":
-    """Run a command of SLURM's that only tells, in the words that Python 3.6 has for it.
+def ask(
+    words: "Sequence[str]", timeout_s: float, variables: "Mapping[str, str] | None" = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command of SLURM's, in the words that Python 3.6 has for it; `variables` default to `clean()`.
 
     Raises:
         FileNotFoundError: there is no such command.
@@ -71,7 +73,13 @@ def ask(words: "Sequence[str]", timeout_s: float) -> "subprocess.CompletedProces
     """
     pipe = subprocess.PIPE
     return subprocess.run(
-        words, env=clean(), stdout=pipe, stderr=pipe, universal_newlines=True, timeout=timeout_s, check=False
+        words,
+        env=variables or clean(),
+        stdout=pipe,
+        stderr=pipe,
+        universal_newlines=True,
+        timeout=timeout_s,
+        check=False,
     )
 
 
@@ -84,7 +92,7 @@ def for_sbatch(options: "Collection[str]") -> "dict[str, str]":
 def overriding(options: "Collection[str]") -> "list[str]":
     """Name the SBATCH_ variables that would beat the file, or that the launcher must own."""
     names = {*OURS, *(name for option in options for name in BESIDE.get(option, (option.upper(),)))}
-    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name.removeprefix("SBATCH_") in names)
+    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name[len("SBATCH_") :] in names)
 
 
 def remarks(options: "Collection[str]") -> "list[str]":

@@ -226,14 +226,15 @@ def _show(command: Training) -> int:
 
 def _batch_file(command: Training, array: "Array") -> list[str]:
     """Return a batch file, with where its `#SBATCH` lines come from before it."""
+    from slurm.cluster import submission
     from slurm.cluster.origins import by_origin
-    from slurm.cluster.submission import job_of
     from slurm.code_snapshot import place
 
     first = array.runs[0]
-    job = job_of(array, place(first.folder.parent), command.site)
+    job = submission.job_of(array, place(first.folder.parent), command.site)
     origins = by_origin(job, first.recipe.slurm.options, _merged(command, first))
-    return [*(f"# {line}" for line in (f"batch file of {job.name}", *origins)), job.text()]
+    beside = submission.evaluator_text(array, command.site)
+    return [*(f"# {line}" for line in (f"batch file of {job.name}", *origins)), job.text(), *beside]
 
 
 def _merged(command: Training, run: "Run") -> dict[str, str]:

@@ -6,8 +6,8 @@ lie and what nodes keep of them, `runs:`, and further keys, such as `container:`
 shows all.
 
 Under `clusters:` the same keys stand once more for each cluster, of which `site=NAME` or `default:` chooses one, and
-under `for:` for a data set, a recipe, builds or a stage of them. The file's own values are below the cluster's, and
-these below those of `for:`; what is special comes last.
+under `for:` for a data set, a recipe, evaluators, builds or a stage of them. The file's own values are below the
+cluster's, and these below those of `for:`; what is special comes last.
 
 Only this file may hold shell: a recipe comes from others too, and must not be able to run any. Local runs do not use
 `setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its
@@ -55,7 +55,7 @@ its `for:` blocks give several mappings, the value is these laid over each other
 """
 OF_ALL = ("runs", "notify", "archive")
 """Keys that do not stand in `for:`, since runs that are launched together share them."""
-FOR = ("data/NAME", "recipe/NAME", "build", "build/STAGE")
+FOR = ("data/NAME", "recipe/NAME", "evaluator", "build", "build/STAGE")
 """What `for:` blocks are for."""
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -102,6 +102,25 @@ class Site:
         """Return what holds for a run."""
         return self._with(*blocks_of_run(recipe.recipe, recipe.data.name))
 
+    def for_evaluator(self, recipe: Recipe) -> Site:
+        """Return what holds for a run's evaluator (`log.eval=job`)."""
+        return self._with(*blocks_of_run(recipe.recipe, recipe.data.name), "evaluator")
+
+    def asked_of_evaluator(self, slurm: Slurm) -> Slurm:
+        """Return what an evaluator's job asks for: this, and what the file says for evaluators over it.
+
+        Raises:
+            RecipeError: a value is not legal.
+        """
+        from recipes.resolve import resolve
+
+        blocks = [_of_runs(layer) for layer in self.blocks.get("evaluator", ())]
+        if not blocks:
+            return slurm
+        values = overlaid([Layer("the run", slurm.model_dump()), *blocks])
+        asked = {key: value for key, value in values.items() if key in Slurm.model_fields}
+        return resolve(["recipe=glt_baseline"], asked, blocks[-1].origin).slurm
+
     def for_build(self, stage: str | None = None) -> Site:
         """Return what holds for a build, or for a stage of one."""
         return self._with("build", *([f"build/{stage}"] if stage else []))
@@ -121,7 +140,7 @@ class Site:
         }
         for root in {recipe.data_root for recipe in recipes}:
             known["data"] |= set() if is_remote(root) else set(sets_in(root))
-        asked = (name.partition("/")[::2] for name in self.blocks if not name.startswith("build"))
+        asked = (name.partition("/")[::2] for name in self.blocks if "/" in name and not name.startswith("build"))
         return [
             f"{self.path}: for.{kind}/{name} holds for nothing that is here; {nearest(name, sorted(known[kind]))}"
             for kind, name in asked
@@ -223,7 +242,8 @@ def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str
     blocks = _mapping(path, values, "for")
     for name in blocks:
         kind, slash, rest = str(name).partition("/")
-        if kind not in ("data", "recipe", "build") or bool(rest) != (kind != "build" or bool(slash)):
+        alone = kind == "evaluator" or (kind == "build" and not slash)
+        if kind not in ("data", "recipe", "evaluator", "build") or bool(rest) == alone or (alone and slash):
             raise RecipeError(f"{origin}: for.{name} is not legal: {nearest(name, FOR)}")
         if kind == "build" and rest and rest not in (stages := stage_names()):
             raise RecipeError(f"{origin}: for.{name} is not legal: {nearest(name, [f'build/{one}' for one in stages])}")

@@ -55,6 +55,7 @@ from recipes.common.errors import RecipeError, StatusError, UserError, one_line
 from recipes.common.output import end_unread, ends_told
 from slurm import environment
 from slurm.after_run import ending
+from slurm.evaluator import dismiss
 from slurm.monitoring import commands, page, progress, run_state
 from slurm.monitoring.commits import other_commits
 from slurm.monitoring.failure import why
@@ -116,6 +117,7 @@ def cancel(folder: Path) -> str:
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
     append_event(folder, "verdict", incarnation=LAUNCHER, verdict="cancelled")  # SLURM forgets it in some minutes
+    dismiss(folder)  # its start may have had no time for that
     ending.wait(folder, "cancelled", ending.start(folder, "cancelled", over=True, variables=environment.clean()))
     return f"{folder.name}: job {job} is being cancelled"
 

@@ -23,7 +23,7 @@ from recipes.common.files import sync_folder, write_json
 from slurm.cluster.batch_job import BatchJob, link_line
 from slurm.cluster.needs import NEEDS
 from slurm.cluster.packed import OVER
-from slurm.cluster.sbatch import gpu_options, parameters, step_gpus
+from slurm.cluster.sbatch import AWAITED, begins_evaluator, gpu_options, parameters, step_gpus
 from slurm.job import TrainJob
 from slurm.monitoring.run_state import ARRAYS, Job, is_in
 from slurm.nodes import site_limits
@@ -76,7 +76,7 @@ class ArrayJob(BatchJob):
     def before_ranks(self) -> list[str]:
         """Return the shell lines of a run just before its ranks start."""
         needs = [f'{self.outside} -m slurm.cluster.needs "$run" || exit 0'] if self.has_needs else []
-        return [*needs, link_line(JOB, "$name.pkl")]
+        return [*needs, link_line(JOB, "$name.pkl"), *self.last]
 
     def holds(self, job: Job) -> bool:
         return any(is_in(run / "log", job) for run in self.runs)
@@ -142,12 +142,13 @@ def array_job(
     throttle = f"%{array.at_once}" if array.at_once else ""
     given["job_name"] = array_name(array)
     given["additional_parameters"] = {**given["additional_parameters"], "array": numbers_text(array.numbers) + throttle}
-    folder, pack = recipe.run_folder.parent / ARRAYS / given["job_name"], max(map(len, array.elements))
+    folder, pack = recipe.run_folder.parent / ARRAYS / given["job_name"], array.pack
     common: dict[str, Any] = {
         "folder": folder,
         "calls": tuple(TrainJob(str(run.folder), run.command) for run in array.runs),
         "options": gpu_options(recipe.slurm),
         "python": start.rank,
+        "last": begins_evaluator(recipe, None, start),
         "runs": tuple(run.folder for run in array.runs),
         "has_needs": any(run.needs for run in array.runs),
         "outside": start.outside,
@@ -162,14 +163,16 @@ def array_job(
     if look := (own or {}).get("look"):  # packed runs measure a disk side by side
         lines += site_limits.exported(look._replace(folder_mb_s=None, disk_mb_s=None))
     packed = {**given, "setup": lines, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}
-    packed["teardown"] = _teardown(f'{shlex.quote(str(folder))}/"$SLURM_ARRAY_TASK_ID"', start.outside)
+    element, awaited = f'{shlex.quote(str(folder))}/"$SLURM_ARRAY_TASK_ID"', [AWAITED] * recipe.has_evaluator
+    packed["teardown"] = _teardown(element, start.outside, awaited)
     return PackedJob(parameters=packed, **common, tasks=recipe.tasks, gpus=step_gpus(recipe.slurm), guard=guard)
 
 
-def _teardown(element: str, python: str) -> list[str]:
+def _teardown(element: str, python: str, awaited: Sequence[str]) -> list[str]:
     """Return the shell lines that start each run of a packed job, wait, and decide for all."""
     return [
         "code=$?",
+        *awaited,
         f'{python} -m slurm.cluster.packed run "$run" $code',
         ")",
         f'for link in {element}/[0-9]*; do [ ! -L "$link" ] || one "${{link##*/}}" & done',

@@ -41,6 +41,7 @@ class BatchJob:
         parameters: submitit's.
         options: those of sbatch that are decided, beside the parameters.
         python: shell words that start a rank's Python.
+        last: shell lines just before the ranks start.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class BatchJob:
     parameters: dict[str, Any]
     options: tuple[str, ...] = ()
     python: str = PYTHON
+    last: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,6 +102,7 @@ class BatchJob:
             *self.parameters["setup"],
             f"log={shlex.quote(str(self.folder))}",
             link_line(job, self._pickle("${SLURM_ARRAY_TASK_ID}")),
+            *self.last,
         ]
 
     def submit(self) -> str | None:

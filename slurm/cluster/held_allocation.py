@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from tqdm import tqdm
 
@@ -26,10 +27,11 @@ from recipes.common import search_path
 from recipes.common.addresses import with_command
 from recipes.common.errors import RecipeError
 from recipes.common.files import write_whole
-from recipes.schema import PROJECT, Recipe
+from recipes.schema import PROJECT, Recipe, Slurm
 from slurm import environment
 from slurm.cluster.batch_job import setup_lines
-from slurm.cluster.sbatch import step_gpus
+from slurm.cluster.sbatch import step_gpus, threads
+from slurm.evaluator import LOG as EVALUATOR_LOG
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.local.process_group import LocalRun, blocked, goes_on
 from slurm.local.progress import Begin
@@ -130,21 +132,54 @@ def _refuse_unfitting(recipe: Recipe, allocation: Allocation) -> None:
 
 def step_script(run: Run, site: Site, allocation: Allocation) -> str:
     """Return the shell script that starts a run's ranks: modules and setup as in a job, then srun in its place."""
-    recipe, folder = run.recipe, run.folder
-    site = site.for_run(recipe)
-    start = rank_start(site.own, PROJECT, [*folders_of(recipe), *map(str, search_path.folders())])
-    gpus = step_gpus(recipe.slurm) or ([] if recipe.slurm.gpus is None else ["--gres=none"])
+    recipe = run.recipe
     srun = [
-        *("srun", f"--jobid={allocation.job}", f"--job-name={recipe.run_name}"),
+        f"--job-name={recipe.run_name}",
         *(f"--nodes={recipe.nodes}", f"--ntasks={recipe.tasks}", f"--ntasks-per-node={recipe.tasks // recipe.nodes}"),
         # Each step has cores and GPUs of its own, so that several commands share the allocation, and one more waits.
         # In a step that holds them all (srun --pty bash), nothing is ever free, so a step shares them.
-        *("--overlap" if allocation.within_step else "--exact", f"--cpus-per-task={recipe.slurm.cpus_per_task}"),
-        *("--mem=0", *gpus),
-        *("-K1", "--quit-on-interrupt", "--export=ALL", "--unbuffered", "--open-mode=append"),
-        *(f"--output={folder}/log/rank-%t.log", *start.srun),
+        "--overlap" if allocation.within_step else "--exact",
+        *_gpus(recipe.slurm),
+        f"--output={run.folder}/log/rank-%t.log",
     ]
-    words = shlex.join(["-m", "slurm.job", str(folder), *run.command])
+    return _script(run, site.for_run(recipe), allocation, srun, ["slurm.job", str(run.folder), *run.command])
+
+
+def evaluator_script(run: Run, site: Site, allocation: Allocation) -> str:
+    """Return the script of a run's evaluator: a step of one task, which shares cores and a GPU with the ranks."""
+    recipe = run.recipe
+    srun = [
+        *(f"--job-name={recipe.run_name}.eval", "--nodes=1", "--ntasks=1", "--overlap"),
+        *(*_gpus(recipe.slurm.share(recipe.tasks // recipe.nodes)), f"--output={run.folder}/log/{EVALUATOR_LOG}"),
+    ]
+    return _script(
+        run, site.for_evaluator(recipe), allocation, srun, ["ifl.evaluation", str(run.folder)], threads(recipe.slurm)
+    )
+
+
+def _gpus(slurm: Slurm) -> Sequence[str]:
+    return step_gpus(slurm) or ([] if slurm.gpus is None else ["--gres=none"])
+
+
+def _script(
+    run: Run, site: Site, allocation: Allocation, srun: Sequence[str], words: Sequence[str], lines: Sequence[str] = ()
+) -> str:
+    """Return a shell script that starts a step.
+
+    Args:
+        run: the run.
+        site: what this machine's site file says for the step.
+        allocation: where it starts.
+        srun: what srun is told, besides what every step is.
+        words: the module that a task runs, and its arguments.
+        lines: further shell lines before it.
+    """
+    recipe = run.recipe
+    start = rank_start(site.own, PROJECT, [*folders_of(recipe), *map(str, search_path.folders())])
+    told = [
+        *("srun", f"--jobid={allocation.job}", *srun, f"--cpus-per-task={recipe.slurm.cpus_per_task}", "--mem=0"),
+        *("-K1", "--quit-on-interrupt", "--export=ALL", "--unbuffered", "--open-mode=append", *start.srun),
+    ]
     return "\n".join(
         [
             "#!/bin/bash",
@@ -152,7 +187,8 @@ def step_script(run: Run, site: Site, allocation: Allocation) -> str:
             "export SUBMITIT_EXECUTOR=slurm PYTHONUNBUFFERED=1",
             *setup_lines(recipe.slurm.modules, site.setup, PROJECT, search_path.folders()),
             *start.lines,
-            f"exec {shlex.join(srun)} {start.rank} {words}",
+            *lines,
+            f"exec {shlex.join(told)} {start.rank} {shlex.join(['-m', *words])}",
             "",
         ]
     )
@@ -168,24 +204,35 @@ class HeldRun(LocalRun):
         self._silent_until: float | None = time.monotonic() + SILENT_S
         super().__init__(run, cores, bar)
 
-    def _begin(self, run: Run, ended: int, cores: int) -> list[subprocess.Popen[bytes]]:
-        (run.folder / "log").mkdir(exist_ok=True)
-        self._before, self._rank_began = len(read(run.folder)), self._rank_said()
-        script = run.folder / "log" / "here.sh"
-        write_whole(script, step_script(run, self._site, self._allocation))
-        variables = {**with_command(environment.clean(), run.pipe), LAUNCHER: "0"}  # it is their standard input
-        with open(self._said, "w") as said, blocked():
-            step = subprocess.Popen(
+    def _begin(self) -> list[subprocess.Popen[bytes]]:
+        (self.folder / "log").mkdir(exist_ok=True)
+        self._before, self._rank_began = len(read(self.folder)), self._rank_said()
+        text = step_script(self._run, self._site, self._allocation)
+        # A launcher that is killed leaves the lock to srun.
+        with open(self._said, "w") as said:
+            return [self._step("here.sh", text, said, [self._lock.fileno()])]
+
+    def _begin_evaluator(self) -> subprocess.Popen[bytes]:
+        text = evaluator_script(self._run, self._site, self._allocation)
+        with open(self.folder / "log" / EVALUATOR_LOG, "a") as said:
+            return self._step("here-evaluator.sh", text, said, [])
+
+    def _step(self, name: str, text: str, said: IO[str], files: Sequence[int]) -> subprocess.Popen[bytes]:
+        """Write a script of srun's to log/ and start it; what srun says goes to a file."""
+        script = self.folder / "log" / name
+        write_whole(script, text)
+        variables = {**with_command(environment.clean(), self._run.pipe), LAUNCHER: "0"}  # it is their standard input
+        with blocked():
+            return subprocess.Popen(
                 ["bash", str(script)],
                 cwd=PROJECT,
                 env=variables,
-                stdin=ended,
+                stdin=self._ended,
                 stdout=said,
                 stderr=said,
-                pass_fds=[self._lock.fileno()],  # a launcher that is killed leaves the lock to srun
+                pass_fds=files,
                 process_group=0,
             )
-        return [step]
 
     def stop(self) -> None:
         """Ask all ranks to save and leave; a step that still waits for its cores is given up."""

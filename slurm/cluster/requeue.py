@@ -22,6 +22,7 @@ from ifl.supervision.node_limits import NodeLimits
 from slurm import environment
 from slurm.after_run.follow import follow
 from slurm.cluster.energy import note_energy
+from slurm.evaluator import dismiss
 from slurm.monitoring.events import append_event, incarnation, newest_step, read, since_submitted
 from slurm.nodes.exclusion import Exclusion, exclusion, is_of_nodes
 
@@ -157,8 +158,13 @@ def judge(folder: Path, code: int, job: str, **values: bool) -> "tuple[Verdict, 
 
 
 def after(folder: Path, verdict: "Verdict", noted: bool) -> None:
-    """Do what the site file wants done after a verdict; of a run that was only stopped nobody is told."""
+    """Dismiss the run's evaluator, and do what the site file wants done after a verdict.
+
+    One that a newer start has begun stays; and of a run that was only stopped nobody is told.
+    """
     mine = incarnation()
+    if verdict != "superseded":
+        dismiss(folder)
     if verdict == "requeue" and not noted:
         _follow(folder, "give up")
     elif verdict != "superseded" and not (

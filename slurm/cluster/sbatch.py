@@ -1,4 +1,4 @@
-"""`cluster=slurm`: a run as a job."""
+"""`cluster=slurm`: a run as a job, and its evaluator as another (`log.eval=job`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from recipes.schema import Recipe, Slurm
+from slurm import evaluator
 from slurm.cluster.batch_job import BatchJob, setup_lines
 from slurm.job import TrainJob
 from slurm.planning.schedule import Run
+from slurm.site_file import Site
 from slurm.starting.rank_start import RankStart, folders_of, rank_start
+
+AWAITED = 'wait "$evaluator"'
+"""The shell line after which the evaluator's job is submitted, or will not be."""
 
 
 def asked(slurm: Slurm, start: RankStart) -> dict[str, Any]:
@@ -82,7 +87,12 @@ def parameters(
             ),
         ],
         # Without the trap the shell would end at a requeue before the nodes to leave out are told.
-        "teardown": ["code=$?", "trap : TERM", f"{start.outside} -m slurm.cluster.requeue {own} $code"],
+        "teardown": [
+            "code=$?",
+            "trap : TERM",
+            *([AWAITED] if recipe.has_evaluator else []),
+            f"{start.outside} -m slurm.cluster.requeue {own} $code",
+        ],
         **{key: value for key, value in optional.items() if value},
     }
 
@@ -113,4 +123,69 @@ def batch_job(
         parameters(recipe, folder, code, setup, dependency, run.needs, start),
         gpu_options(recipe.slurm),
         start.rank,
+        begins_evaluator(recipe, folder, start),
     )
+
+
+def begins_evaluator(recipe: Recipe, folder: Path | None, start: RankStart) -> tuple[str, ...]:
+    """Return the shell lines that submit the run's evaluator beside the ranks' start; for the arguments `parameters`.
+
+    Nothing waits for it: where SLURM is slow to answer, the ranks start all the same. A job that is cancelled or put
+    back gets SIGTERM, which ends a script before it decides anything; then the evaluator goes first.
+    """
+    if not recipe.has_evaluator:
+        return ()
+    own = '"$run"' if folder is None else shlex.quote(str(folder))
+    words = f"{start.outside} -m slurm.evaluator"
+    return (f"trap {shlex.quote(f'{words} end {own}; exit 143')} TERM", f"{words} begin {own} & evaluator=$!")
+
+
+class EvaluatorJob(BatchJob):
+    """The evaluator of a run as a job; its folder is `eval/`, and nothing of it is pickled."""
+
+    def setup(self) -> list[str]:
+        return list(self.parameters["setup"])
+
+    def command(self) -> str:
+        """Return srun's whole line: what it starts writes where the batch script does."""
+        words = ["srun", "--unbuffered", *self.parameters["srun_args"]]
+        return f"{shlex.join(words)} {self.python} -u -m ifl.evaluation {shlex.quote(str(self.folder.parent))}"
+
+
+def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJob:
+    """Return the job of a run's evaluator, which the run's own submits: one task, with what one of the run's has.
+
+    Args:
+        run: the run.
+        code: the copy of the code that both run from.
+        site: this machine's site file; its `for: evaluator` may say otherwise.
+        pack: how many runs share the run's job.
+    """
+    recipe, own = run.recipe, site.for_evaluator(run.recipe)
+    slurm = site.asked_of_evaluator(recipe.slurm.share(pack * recipe.tasks // recipe.nodes))
+    start = rank_start(own.own, code, folders_of(recipe))
+    at, folder, log = (shlex.quote(str(code)), shlex.quote(str(run.folder)), run.folder / "log" / evaluator.LOG)
+    given = asked(slurm, start)
+    given["additional_parameters"] |= {"output": log, "error": log}
+    parameters = {
+        **given,
+        "job_name": f"{recipe.run_name}.eval",
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "use_srun": False,
+        "setup": [
+            f"(cd {at}; PYTHONPATH={at} {start.outside} -m slurm.evaluator needed {folder}) || exit 0",
+            *setup_lines(slurm.modules, own.setup, code),
+            *start.lines,
+            *threads(recipe.slurm),
+            f"{start.outside} -m slurm.evaluator watch {folder} &",
+        ],
+        "teardown": ["trap : TERM", f"{start.outside} -m slurm.evaluator again {folder}"],
+        **({"gpus_per_node": slurm.gpus_per_node} if slurm.gpus_per_node else {}),
+    }
+    return EvaluatorJob(run.folder / evaluator.FOLDER, (), parameters, gpu_options(slurm), start.rank)
+
+
+def threads(slurm: Slurm) -> list[str]:
+    """Return the shell line by which an evaluator computes with as many threads as a rank (slurm/rendezvous.py)."""
+    return [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{slurm.cpus_per_task}}} OMP_WAIT_POLICY=PASSIVE"]

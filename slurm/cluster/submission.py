@@ -105,6 +105,7 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
     for run in runs:
         prepare(run.recipe, run.folder)
         (run.folder / "log").mkdir(exist_ok=True)
+        _write_evaluator(run, code, site, array.pack)
         if array.alone:
             print(f"run folder: {run.folder}", flush=True)
     asked = job_of(array, code, site, condition)
@@ -129,6 +130,33 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
         flush=True,
     )
     return {run.folder: job for run in runs}
+
+
+def _write_evaluator(run: Run, code: Path, site: Site, pack: int) -> None:
+    """Write the batch file of a run's evaluator, which the run's job submits; an earlier one goes."""
+    from recipes.common.files import write_whole
+    from slurm import evaluator
+    from slurm.cluster.sbatch import evaluator_job
+
+    folder = run.folder / evaluator.FOLDER
+    if run.recipe.has_evaluator:
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / evaluator.FILE, evaluator_job(run, code, site, pack).text())
+    else:
+        (folder / evaluator.FILE).unlink(missing_ok=True)
+
+
+def evaluator_text(array: Array, site: Site) -> list[str]:
+    """Return the batch file of a run's evaluator, the first run's of an array, with a word on it; none has none."""
+    from slurm.cluster.sbatch import evaluator_job
+    from slurm.code_snapshot import place
+
+    first = array.runs[0]
+    if not first.recipe.has_evaluator:
+        return []
+    job = evaluator_job(first, place(first.folder.parent), site, array.pack)
+    more = f"; the others' are like it ({len(array.runs)} runs)" if len(array.runs) > 1 else ""
+    return ["", f"# batch file of {job.name}, which the run's job submits at each of its starts{more}", job.text()]
 
 
 def job_of(array: Array, code: Path, site: Site, condition: str | None = None) -> BatchJob:
@@ -249,7 +277,8 @@ def _request(run: Run, site: Site) -> str:
     from slurm.starting.rank_start import folders_of
 
     own = site.for_run(run.recipe)
-    return repr(({**parameters(run.recipe, None, Path(), own.setup), "job_name": ""}, own.own, folders_of(run.recipe)))
+    asked = {**parameters(run.recipe, None, Path(), own.setup), "job_name": ""}  # its end tells of an evaluator, too
+    return repr((asked, own.own, folders_of(run.recipe)))
 
 
 def _fitting(planned: Sequence[Array], allowed: Callable[[Run], Limits], live: int) -> tuple[list[Array], str]:

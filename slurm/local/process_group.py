@@ -23,6 +23,7 @@ from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import release, try_acquire
 from recipes.schema import PROJECT
 from slurm.environment import clean
+from slurm.evaluator import LOG as EVALUATOR_LOG
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.monitoring.events import newest_step, read
 from slurm.monitoring.run_state import is_finished
@@ -33,7 +34,8 @@ LOCK_S = 1.0
 """How long the folder's lock is asked for: a status view holds it for an instant too."""
 LEAVE_S = 60.0
 """How long ranks whose launcher is gone may take to save and leave before a new start is refused."""
-EVALUATOR_LOG = "evaluator.log"
+AGAIN = 3
+"""So often an evaluator that ended before its run is started again."""
 LAST_WORDS_S = 1.0
 """After the first rank has failed the others may be about to say why as well; then they are ended."""
 
@@ -57,35 +59,40 @@ class LocalRun:
         Raises:
             RecipeError: another process is training in this folder.
         """
-        self.recipe, self.folder = run.recipe, run.folder
+        self.recipe, self.folder, self._run = run.recipe, run.folder, run
         self.step = 0
         self.steps: int | None = None
         self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
         self._evaluator: subprocess.Popen[bytes] | None = None
+        self._evaluators, self._threads = 0, max(1, cores // run.recipe.tasks)
         self._lock = open(run.folder / "lock", "a+", errors="replace")  # noqa: SIM115 (held as long as the run)
-        ended, self._alive = os.pipe()  # the ranks see its end when this process ends
+        self._ended, self._alive = os.pipe()  # what it starts sees its end when this process ends
         try:
             _take(self._lock, run.folder)
             prepare(run.recipe, run.folder)  # not before: the recipe of a run in progress stays as it is
             self._lines = _new_lines(run.folder / "metrics.jsonl")
-            self._processes = self._begin(run, ended, cores)
+            self._processes = self._begin()
+            if run.recipe.has_evaluator:
+                self._evaluate()
             self.bar = bar()
         except BaseException:
-            os.close(self._alive)
-            self._lock.close()
+            self._close()
             raise
-        finally:
-            os.close(ended)
 
-    def _begin(self, run: Run, ended: int, cores: int) -> list[subprocess.Popen[bytes]]:
-        """Start the processes; `ended` is the pipe by which ranks see that this process has ended."""
-        threads = max(1, cores // run.recipe.tasks)
-        ranks = _start(run, self._lock, ended, threads)
-        if run.recipe.log.eval == "job" and run.recipe.trains:
-            self._evaluator = _start_evaluator(run, ended, threads)
-        return ranks
+    def _begin(self) -> list[subprocess.Popen[bytes]]:
+        """Start the ranks."""
+        return _start(self._run, self._lock, self._ended, self._threads)
+
+    def _evaluate(self) -> None:
+        """Start an evaluator, after any claim of an earlier one is gone; the run can do without it."""
+        expect(self.folder)
+        self._evaluator, self._evaluators = self._begin_evaluator(), self._evaluators + 1
+
+    def _begin_evaluator(self) -> subprocess.Popen[bytes]:
+        words = ["ifl.evaluation", str(self.folder)]
+        return _process(self._run, words, EVALUATOR_LOG, self._threads, {LAUNCHER: self._ended}, [self._ended])
 
     def poll(self) -> int | None:
         """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
@@ -120,26 +127,33 @@ class LocalRun:
                 self._kill(process)
             process.wait()
         if self._evaluator:
-            self._evaluator.kill()  # what it writes is whole or not there, and it judges again what it lost
+            if self._evaluator.poll() is None:
+                self._kill(self._evaluator)  # what it writes is whole or not there, and it judges again what it lost
             self._evaluator.wait()
-        os.close(self._alive)
         release(self._lock)
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._alive)
+        os.close(self._ended)
         self._lock.close()
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
     def _look_at_evaluator(self) -> None:
-        """Tell the user, and the ranks, where the evaluator has ended before them."""
-        if self._evaluator and self._evaluator.poll() is not None and not is_finished(self.folder):
-            with contextlib.suppress(OSError):  # of a full disk the ranks hear by themselves
+        """Start the evaluator again where it has ended before the ranks, or tell the user and them."""
+        if not self._evaluator or self._evaluator.poll() is None or is_finished(self.folder):
+            return
+        code, self._evaluator = self._evaluator.returncode, None
+        with contextlib.suppress(OSError):  # of a full disk the ranks hear by themselves
+            if self._evaluators > AGAIN:
                 withdraw(self.folder)
-            log = self.folder / "log" / EVALUATOR_LOG
-            self.bar.write(
-                f"the evaluator ended with {self._evaluator.returncode} (see {log}): the run evaluates by itself",
-                file=sys.stderr,
-            )
-            self._evaluator = None
+            elif any(process.poll() is None for process in self._processes):
+                self._evaluate()
+        what = "is started again" if self._evaluator else "does not come back: the run evaluates by itself"
+        log = self.folder / "log" / EVALUATOR_LOG
+        self.bar.write(f"the evaluator ended with {code} (see {log}) and {what}", file=sys.stderr)
 
     def _draw(self) -> None:
         for line in next(self._lines):
@@ -266,12 +280,6 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
         words = ["slurm.job", str(run.folder), *run.command]
         processes.append(_process(run, words, f"rank-{rank}.log", threads, variables, [lock.fileno(), ended]))
     return processes
-
-
-def _start_evaluator(run: Run, ended: int, threads: int) -> subprocess.Popen[bytes]:
-    """Start the run's evaluator, after any claim of an earlier one is gone; the run can do without it."""
-    expect(run.folder)
-    return _process(run, ["ifl.evaluation", str(run.folder)], EVALUATOR_LOG, threads, {LAUNCHER: ended}, [ended])
 
 
 def _process(

@@ -25,6 +25,7 @@ OF: "dict[str, dict[str, Kind]]" = {
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
     "node": {"node": str, "fault": str, "text": str},
+    "evaluator": {"text": str},
     "slow": {"node": str, "factor": (int, float), "steps": int},
 }
 """What an event of a kind says besides, that others decide by."""

@@ -1,4 +1,4 @@
-"""What a user should know of a run's nodes: those that are slow, those left out, and why a run gave up."""
+"""What a user should know of where a run is: slow nodes, those left out, why it gave up, and a missing evaluator."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def remarks(name: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
         for event in told
         if event["event"] == "slow" and [event["incarnation"]] == starts[-1:]
     ]
+    alone = [e["text"] for e in told if e["event"] == "evaluator" and [e["incarnation"]] == starts[-1:]]
+    said += [f"{name}: {text}" for text in alone[-1:]]
     excluded = verdict.get("excluded") if verdict else None
     if verdict and excluded:
         why = bad_nodes(events, slow_too=True, now=verdict["time"])

@@ -37,6 +37,11 @@ class Array:
         return [run for number in self.numbers for run in self.elements[number]]
 
     @property
+    def pack(self) -> int:
+        """How many runs an element has, at most."""
+        return max(map(len, self.elements))
+
+    @property
     def jobs(self) -> int:
         """How many jobs SLURM counts for it."""
         return len(self.numbers)

@@ -120,9 +120,9 @@ def _of_a_run(folder: Path) -> Iterator[Item]:
     if is_finished(folder):
         if is_run_name(folder.name) and (folder / "ckpt").is_dir():
             yield from _checkpoints(folder)
-        for path in sorted(folder.glob("log/*")):
-            if path.suffix == ".pkl" or (path.suffix == ".sh" and path.stem == folder.name):
-                yield Item(SUBMISSION, folder, f"log/{path.name}", size_of(path))
+        for path in sorted([*folder.glob("log/*"), *folder.glob("eval/*.sh")]):
+            if path.suffix == ".pkl" or (path.suffix == ".sh" and path.stem in (folder.name, "evaluator")):
+                yield Item(SUBMISSION, folder, path.relative_to(folder).as_posix(), size_of(path))
     for path in [*folder.rglob(".*.tmp"), *folder.glob("ckpt/tmp-*"), *folder.rglob(f"{TIDIED}*")]:
         if item := _leftover(folder, path):
             yield item

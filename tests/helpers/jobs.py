@@ -29,13 +29,13 @@ POISON = {
 """Variables of a shell that would spoil every command of SLURM, and every rank."""
 
 
-def launched(words: list[str], environment: dict[str, str] | None = None) -> str:
+def launched(words: list[str], environment: dict[str, str] | None = None, seconds: float = 170) -> str:
     result = subprocess.run(
         [sys.executable, str(PROJECT / "slurm" / "launch.py"), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=seconds,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -26,6 +26,7 @@ OLD_PYTHON = {
     "recipes/common/errors.py",
     "recipes/common/json_text.py",
     "slurm/environment.py",
+    "slurm/evaluator.py",
     "slurm/monitoring/events.py",
     "slurm/cluster/energy.py",
     "slurm/cluster/needs.py",

@@ -9,10 +9,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +22,8 @@ import torch
 
 from ifl.evaluation.verdicts import Claim, Presence, Replaced, Verdicts, expect, withdraw
 from ifl.run_log import Metrics
-from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
+from slurm.local.process_group import LocalRun
 from slurm.monitoring import events
 from tests.helpers.interrupted import EPOCHS, STEPS, Launch, Start, ending, in_ranks
 from tests.helpers.ranks import started
@@ -142,19 +144,18 @@ def _evaluator_of(launch: Launch) -> int:
 def test_a_killed_evaluator_is_not_missed(
     undisturbed: dict[str, Any], start: Start, tmp_path: Path, after: int
 ) -> None:
-    """kill -9 of the evaluator before its first verdict, or before its second: the run ends by itself with the same
-    bits, the launcher and events.jsonl say so, and the run is not taken for one that failed."""
-    launch = start(tmp_path, JOB)
+    """kill -9 of the evaluator before its first verdict, or before its second: the launcher says so and starts it
+    again, and the run ends with the same bits."""
+    launch = start(tmp_path, JOB, "log.eval_wait_s=600")
     process = _evaluator_of(launch)
     while len(list(launch.folder.glob("eval/epoch-*.json"))) < after:
         assert launch.process.poll() is None, launch.text
         time.sleep(0.001)
     os.kill(process, signal.SIGKILL)
     assert launch.finish() == 0, launch.text
-    assert "the evaluator ended with -9" in launch.text
-    noted = [event["event"] for event in events.read(launch.folder)]
-    assert noted in (["start", "evaluator", "finished"], ["start", "finished"]), noted
-    assert after or "evaluator" in noted
+    assert re.search(r"the evaluator ended with -9 .* and is started again", launch.text)
+    assert [event["event"] for event in events.read(launch.folder)] == ["start", "finished"]
+    assert len(list(launch.folder.glob("eval/epoch-*.json"))) == EPOCHS - 1
     assert ending(launch.folder) == undisturbed
 
 
@@ -179,14 +180,41 @@ def test_killed_runs_with_evaluators_end_as_undisturbed_ones(
 
 @pytest.mark.full
 def test_a_verdict_that_cannot_be_written(undisturbed: dict[str, Any], start: Start, tmp_path: Path) -> None:
-    """A disk that refuses the evaluator's file ends the evaluator alone."""
+    """A disk that refuses the evaluator's file ends the evaluator, also when it is started again: the run ends by
+    itself, which events.jsonl says, and is not taken for one that failed."""
     launch = start(tmp_path, JOB)
     _evaluator_of(launch)
     (launch.folder / "eval" / "epoch-000.json" / "taken").mkdir(parents=True)
     assert launch.finish() == 0, launch.text
-    assert "the evaluator ended with 1" in launch.text
+    assert re.search(r"the evaluator ended with 1 .* and is started again", launch.text)
+    assert [event["event"] for event in events.read(launch.folder)] == ["start", "evaluator", "finished"]
     assert "epoch-000.json" in (launch.folder / "log" / "evaluator.log").read_text()
     assert ending(launch.folder) == undisturbed
+
+
+def test_an_evaluator_is_started_again_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that always fails is left then, and the ranks find an empty claim; once the run's ranks have ended none is
+    started."""
+    ended, going = SimpleNamespace(poll=lambda: 1, returncode=1), SimpleNamespace(poll=lambda: None)
+    monkeypatch.setattr(LocalRun, "_begin_evaluator", lambda run: ended)
+    (tmp_path / "eval").mkdir()
+
+    def said(ranks: list[Any], looks: int) -> list[str]:
+        words: list[str] = []
+        run = object.__new__(LocalRun)
+        run.folder, run.bar = (
+            tmp_path,
+            SimpleNamespace(write=lambda text, **_: words.append(text.partition(") and ")[2])),
+        )
+        run._processes, run._evaluator, run._evaluators = ranks, ended, 1
+        for _ in range(looks):
+            run._look_at_evaluator()
+        return words
+
+    again, alone = "is started again", "does not come back: the run evaluates by itself"
+    assert said([going, ended], 6) == [again, again, again, alone]
+    assert (tmp_path / "eval" / "evaluator.json").read_bytes() == b""
+    assert said([ended, ended], 2) == [alone]
 
 
 # --------------------------------------------------------------------------------------------------- what they tell
@@ -265,9 +293,10 @@ def test_lines_wait_for_the_place_before_them(tmp_path: Path) -> None:
     assert again.held() == []
 
 
-def test_where_nobody_starts_an_evaluator_it_is_refused() -> None:
-    """log.eval=job is refused with a cluster that does not start one, and with features in the place of images."""
-    words = ["recipe=glt_baseline", "data=digits_glt", JOB]
-    assert resolve([*words, "cluster=local"]).log.eval == "job"
-    with pytest.raises(RecipeError, match="not yet with cluster=slurm"):
-        resolve([*words, "cluster=slurm"])
+@pytest.mark.parametrize("cluster", ["local", "slurm", "here", "dry"])
+def test_every_cluster_has_evaluators(cluster: str) -> None:
+    """log.eval=job is legal with any cluster; a recipe that trains nothing has no evaluator."""
+    words = ["data=digits_glt", JOB, f"cluster={cluster}"]
+    assert resolve(["recipe=glt_baseline", *words]).has_evaluator
+    assert not resolve(["recipe=glt_baseline", *words, "log.eval=inline"]).has_evaluator
+    assert not resolve(["recipe=glt_logit_adjust", *words]).has_evaluator

@@ -38,7 +38,7 @@ BROKEN = {
     ),
     "class_means": ("recipe=glt_ifl ifl.center_init=class_means ifl.milestones=[0,1]", "needs an epoch before"),
     "drops": ("schedule.decay=steps schedule.drops=[0.8,0.6]", "they must rise and lie before the last"),
-    "evaluator": ("log.eval=job cluster=slurm", "log.eval=job starts its process on this machine"),
+    "evaluator": ("log.eval=job data.features=once model.train=head", "log.eval=job evaluates images"),
     "warmup": ("schedule.warmup=100", "schedule.warmup=100.0 must be less than schedule.epochs=100"),
     "optimiser_keys": (
         "optim.betas=[0.9,0.95]",

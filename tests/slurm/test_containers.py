@@ -254,6 +254,7 @@ def outside_modules() -> list[Path]:
     """The project's files that the batch script's own commands load."""
     code = (
         "import sys, slurm.after_run.__main__, slurm.cluster.needs, slurm.cluster.packed, slurm.cluster.requeue\n"
+        "import slurm.evaluator\n"
         "files = (getattr(module, '__file__', None) or '' for module in sys.modules.values())\n"
         "print(*(file for file in files if file.startswith(sys.argv[1])), sep='\\n')"
     )

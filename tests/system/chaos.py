@@ -1,10 +1,11 @@
 """Hits running jobs on a private SLURM at seeded random moments, and compares what they end with.
 
-`python -m tests.system.chaos [faults=20] [seed=0] [hits=4] [kinds=kill,cut]` (make chaos): each run is hit `hits`
-times, then left to finish; its parameters, buffers, centers, environments and predictions must equal those of an
-undisturbed run, bit for bit, and so must every line of a step that was made again. Meanwhile the status command's word
-for the run is compared with scontrol's. Prints a table by kind of fault, and exits with 1 if a run differs, hangs, or
-its status is not told right.
+`python -m tests.system.chaos [faults=20] [seed=0] [hits=4] [eval=inline|job] [kinds=kill,cut]` (make chaos): each run
+is hit `hits` times, then left to finish; its parameters, buffers, centers, environments and predictions must equal
+those of an undisturbed run, bit for bit, and so must every line of a step that was made again, and the lines of the
+evaluations. Meanwhile the status command's word for the run is compared with scontrol's. With `eval=job` the runs under
+fire have evaluators, which are hit, too, and must be gone when their run is; the undisturbed run has none. Prints a
+table by kind of fault, and exits with 1 if a run differs, hangs, leaves an evaluator, or its status is not told right.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.helpers import cables
 from tests.helpers import cluster as clusters
 from tests.helpers.interrupted import TIMES
 from tests.helpers.jobs import launched, result_of
-from tests.system import chaos_shell
+from tests.system import chaos_evaluator, chaos_shell
 from tests.system.chaos_kinds import KINDS, Missed, Target, legal_kinds
 from tests.system.chaos_local import LOCAL
 from tests.system.chaos_local import strike as strike_here
@@ -107,10 +108,20 @@ def train_lines(text: Iterator[str] | set[str]) -> list[tuple[int, tuple]]:
     ]
 
 
+def scores(folder: Path) -> list[tuple[tuple[str, object], ...]]:
+    """Of each line of an evaluation all but its times, in order."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [
+        tuple((key, value) for key, value in sorted(line.items()) if key not in TIMES)
+        for line in lines
+        if line["kind"] == "eval"
+    ]
+
+
 class Chaos:
     """The whole: an undisturbed run, then runs under fire until there were enough faults."""
 
-    def __init__(self, place: Path, cluster: clusters.Cluster, seed: int, kinds: list[str]) -> None:
+    def __init__(self, place: Path, cluster: clusters.Cluster, seed: int, kinds: list[str], judge: str) -> None:
         self.place, self.cluster, self.seed, self.dice, self.kinds = place, cluster, seed, random.Random(seed), kinds
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.restarts: dict[str, int] = Counter()
@@ -118,10 +129,12 @@ class Chaos:
         self.totals: Counter[str] = Counter()
         self.base = [*WORDS, f"seed={seed}", f"data.root={_tiny(place)}"]
         quiet = [*self.base, f"runs={place}/quiet", "cluster=local"]
-        launched(quiet)
+        launched(quiet, seconds=900)
         folder = resolve(quiet).run_folder
+        self.base.append(f"log.eval={judge}")
         self.wanted = result_of(folder)
         self.wanted_lines = dict(train_lines(iter((folder / "metrics.jsonl").read_text().splitlines())))
+        self.wanted_scores = scores(folder)
         self.order: list[str] = []
         self.misses = 0
 
@@ -150,7 +163,7 @@ class Chaos:
         else:
             self.seconds[kind].append(took)
             self.restarts[kind] += 1
-        same = result_of(folder) == self.wanted
+        same = result_of(folder) == self.wanted and scores(folder) == self.wanted_scores
         self.totals["equal"] += same
         self.problems += [
             f"run {number}: {said}" for said in (problem, "" if same else "ended with other bits") if said
@@ -206,11 +219,15 @@ class Chaos:
             return target.state() not in (*run_state.LIVE, "finished")
 
         def back() -> bool:
+            if not blow.restarts:
+                return target.state() == "running"
             return blow.comes_back and target.starts() > max(struck_at, 1) and target.state() == "running"
 
         self.until(lambda: target.state() == "finished" or dead() or back(), f"what comes of {kind}", target)
         told = failure.why(target.folder) if blow.why else ""
         state = target.state()
+        if blow.problem:
+            self.problems.append(f"run {number}: after {kind}: {blow.problem}")
         if blow.comes_back and dead():
             self.problems.append(
                 f"run {number}: after {kind} it {state} and did not come back; its last events: "
@@ -263,7 +280,9 @@ class Chaos:
         self.problems += [f"run {number}: {mismatches} training lines differ from the undisturbed run's"] * (
             mismatches > 0
         )
+        self.until(lambda: not chaos_evaluator.jobs(target), "the end of the evaluator", target)
         same = (target.folder / "done").exists() and result_of(target.folder) == self.wanted
+        same = same and scores(target.folder) == self.wanted_scores
         self.totals["equal"] += same
         if not same:
             self.problems.append(f"run {number} ended with other bits")
@@ -325,12 +344,14 @@ def small_disk(path: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def main(faults: int, seed: int, hits: int, kinds: str) -> int:
+def main(faults: int, seed: int, hits: int, kinds: str, judge: str) -> int:
     reason = cables.refused()
     with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk"):
         place = Path(name)
         cluster = clusters.Cluster(place / "slurm") if reason else cables.Cables(place / "slurm")
         chaos_shell.register()
+        if judge == "job":
+            chaos_evaluator.register()
         legal = [*legal_kinds(cluster), *LOCAL]
         if unknown := [kind for kind in kinds.split(",") if kind and kind not in legal]:
             print(
@@ -342,7 +363,7 @@ def main(faults: int, seed: int, hits: int, kinds: str) -> int:
         os.environ.update(cluster.environment)
         try:
             cluster.start()
-            chaos = Chaos(place, cluster, seed, kinds.split(",") if kinds else legal)
+            chaos = Chaos(place, cluster, seed, kinds.split(",") if kinds else legal, judge)
             while chaos.faults < faults and chaos.misses < MISSES:
                 chaos.run(min(hits, faults - chaos.faults))
             if chaos.faults < faults:
@@ -370,5 +391,6 @@ if __name__ == "__main__":
             int(options.get("seed", 0)),
             int(options.get("hits", 4)),
             options.get("kinds", ""),
+            options.get("eval", "inline"),
         )
     )

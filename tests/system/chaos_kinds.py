@@ -103,6 +103,8 @@ class Blow:
         why: a pattern that `status.py why=RUN` must show; None where nothing failed.
         undo: called once that has come.
         without: the node that the next start must not have; empty where it may have any.
+        restarts: whether another start comes of it.
+        problem: what was not as it must be; empty where all was.
     """
 
     comes_back: bool = True
@@ -110,6 +112,8 @@ class Blow:
     undo: Callable[[], object] = lambda: None
     starts: int | None = None
     without: str = ""
+    restarts: bool = True
+    problem: str = ""
 
 
 class Missed(Exception):
@@ -163,7 +167,7 @@ def kill_all(target: Target, dice: random.Random) -> Blow:
 @kind("kill-save")
 def kill_in_a_save(target: Target, dice: random.Random) -> Blow:
     """kill -9 of a rank while a checkpoint is half there."""
-    _wait(lambda: any(target.folder.glob("ckpt/tmp-*")), 20, pause=0.002)
+    wait(lambda: any(target.folder.glob("ckpt/tmp-*")), 20, pause=0.002)
     time.sleep(dice.uniform(0, 0.1))
     return _kill(target, dice)
 
@@ -173,13 +177,11 @@ def kill_in_a_boot(target: Target, dice: random.Random) -> Blow:
     """kill -9 of a rank that has just been started again."""
     before = set(target.ranks().values())
     clusters.send(before, signal.SIGKILL)
-    _wait(lambda: set(target.ranks().values()) - before, 60)
+    wait(lambda: set(target.ranks().values()) - before, 60)
     time.sleep(dice.uniform(0, 4))
     booting = set(target.ranks().values())
     why = _kill(target, dice).why
-    _wait(
-        lambda: not booting & set(target.ranks().values()), 60
-    )  # until then the other rank may still note their start
+    wait(lambda: not booting & set(target.ranks().values()), 60)  # until then the other rank may still note their start
     return Blow(why=why, starts=target.starts())
 
 
@@ -214,7 +216,7 @@ def _inside(name: str, why: str) -> None:
         _trains(target)
         rank, _ = _one(target, dice)
         target.fault.write_text(f"{name} {rank}")
-        _wait(lambda: not target.fault.exists(), 30)
+        wait(lambda: not target.fault.exists(), 30)
         return Blow(why=why.format(rank=rank))
 
 
@@ -313,10 +315,10 @@ def fail_the_look(target: Target, dice: random.Random) -> Blow:
     _trains(target)
     before, starts, found = target.known()["Restarts"], target.starts(), target.noted("node")
     target.cluster.run("scontrol", "requeue", target.job)
-    _wait(lambda: target.known()["Restarts"] != before and target.known()["JobState"] == "RUNNING", 60)
+    wait(lambda: target.known()["Restarts"] != before and target.known()["JobState"] == "RUNNING", 60)
     node = dice.choice(target.nodes())
     target.fault.write_text(f"answer {node}\n")
-    _wait(lambda: target.noted("node") > found or target.starts() > starts + 1, 90)
+    wait(lambda: target.noted("node") > found or target.starts() > starts + 1, 90)
     return Blow(
         why=rf"NodeFault: node {node} gets \d+ of \d+ numbers wrong",
         undo=lambda: target.fault.unlink(missing_ok=True),
@@ -333,7 +335,7 @@ def slow_down(target: Target, dice: random.Random) -> Blow:
     found = target.noted("slow")
     target.fault.write_text(f"slow {node}\n")
     try:
-        _wait(lambda: target.noted("slow") > found, 60)
+        wait(lambda: target.noted("slow") > found, 60)
     except Missed:
         target.fault.unlink()
         raise
@@ -345,7 +347,7 @@ def slow_down(target: Target, dice: random.Random) -> Blow:
 @kind("corrupt")
 def corrupt(target: Target, dice: random.Random) -> Blow:
     """A bit of the newest checkpoint flips, then all ranks are killed."""
-    _wait(lambda: len(target.checkpoints()) > 1, 60)
+    wait(lambda: len(target.checkpoints()) > 1, 60)
     path = dice.choice(
         sorted(path for path in target.checkpoints()[-1].rglob("*") if path.is_file() and path.stat().st_size)
     )
@@ -359,7 +361,7 @@ def corrupt(target: Target, dice: random.Random) -> Blow:
 @kind("remove")
 def remove(target: Target, dice: random.Random) -> Blow:
     """The newest checkpoint is removed, then all ranks are killed."""
-    _wait(lambda: len(target.checkpoints()) > 1, 60)
+    wait(lambda: len(target.checkpoints()) > 1, 60)
     shutil.rmtree(target.checkpoints()[-1])
     return kill_all(target, dice)
 
@@ -385,7 +387,7 @@ def read_only(target: Target, dice: random.Random) -> Blow:
     def remount(how: Literal["ro", "rw"]) -> bool:
         return subprocess.run(["mount", "-o", f"remount,{how}", str(target.disk)], capture_output=True).returncode == 0
 
-    _wait(lambda: remount("ro"), 30, pause=0.05)
+    wait(lambda: remount("ro"), 30, pause=0.05)
     return Blow(comes_back=False, undo=lambda: remount("rw"))
 
 
@@ -402,10 +404,15 @@ def _trains(target: Target) -> None:
         counts.append(lines)
         return lines > counts[0] + 2
 
-    _wait(grown, 90)
+    wait(grown, 90)
 
 
-def _wait(condition: Callable[[], object], seconds: float, pause: float = 0.2) -> None:
+def wait(condition: Callable[[], object], seconds: float, pause: float = 0.2) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        Missed: it does not come.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -85,7 +85,7 @@ def strike(kind: str, words: list[str], pause_s: float) -> tuple[Path, float | N
     finally:
         terminal.end()
     last = events.read(folder)[-1]["event"]
-    launched(words)
+    launched(words, seconds=900)
     if not left or last not in ("stopped", "finished"):
         return folder, took, f"after {kind} the ranks {'left' if left else 'stayed'}, and the last event was {last}"
     return folder, took, ""

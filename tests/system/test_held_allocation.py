@@ -216,6 +216,33 @@ def launched_status(held: Held, runs: Path) -> str:
 
 
 @pytest.mark.full
+def test_an_evaluator_is_a_further_step(
+    held: Held, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path
+) -> None:
+    """With log.eval=job a step beside the ranks' judges all epochs but the last, which the ranks judge; it ends with
+    the run, whose bits are an inline run's. Killed, it is started again."""
+    words, folder = run_in(tmp_path, tiny_root, "log.eval=job", "log.eval_wait_s=600")
+    process = held.start(*words)
+    wait(lambda: any(folder.glob("eval/epoch-*")), 90, "the first verdict", held.cluster, folder)
+    assert len(held.steps()) == 2 * 2, "a number and a name of each step"
+    evaluator = next(pid for pid in clusters.of_steps(held.cluster.folder / "slurm.conf") if is_evaluator(pid))
+    os.kill(evaluator, signal.SIGKILL)
+    code, said = held.ended(process, 200)
+    assert code == 0 and "is started again" in said, said
+    assert not held.steps() and len(list(folder.glob("eval/epoch-*"))) == 29
+    assert not [event for event in events.read(folder) if event["event"] == "evaluator"]
+    assert result_of(folder) == undisturbed
+
+
+def is_evaluator(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"ifl.evaluation" in words and not words[0].endswith(b"srun") and b"--overlap" not in words
+
+
+@pytest.mark.full
 def test_several_share_an_allocation(cluster: clusters.Cluster, held: Held, tiny_root: Path, tmp_path: Path) -> None:
     """The runs of seeds= and of a second command are under way side by side as steps; all end well."""
     words, _ = run_in(tmp_path, tiny_root, "nodes=1", "schedule.epochs=2")
