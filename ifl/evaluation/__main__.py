@@ -42,7 +42,7 @@ def serve(folder: Path, beat: Callable[..., None], check: Callable[[], None]) ->
         check: raises where this is not the evaluator of the run any more.
 
     Raises:
-        CheckpointError: weights that are wanted are not there, or the data are not those of the run.
+        CheckpointError: weights that are wanted are not there, or data or decoder are not those of the run.
     """
     from ifl.evaluation.judge import splits_of, verdict_on
     from ifl.saving.best_epoch import best_name
@@ -54,9 +54,14 @@ def serve(folder: Path, beat: Callable[..., None], check: Callable[[], None]) ->
         beat()
         time.sleep(PAUSE_S)
     run, verdicts = ready(recipe, folder, beat), Verdicts(folder)
-    fingerprint = read_object(folder / "meta.json", {"data_fingerprint": str})["data_fingerprint"]
-    if run.data.fingerprint != fingerprint:
+    meta = read_object(folder / "meta.json", {"data_fingerprint": str, "decoder": str})
+    if run.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(f"the data in {recipe.data_root} are not those that {folder.name} is trained on")
+    if run.readers.decoder != meta["decoder"]:  # the best epoch would be chosen among scores of different pixels
+        raise CheckpointError(
+            f"{folder.name} is decoded by {meta['decoder']}, and an evaluator here would be by {run.readers.decoder}: "
+            "it leaves, and the run evaluates by itself"
+        )
     while True:
         beat()
         if (wanted := verdicts.next_wanted(_newest_start(folder))) is None:

@@ -155,18 +155,23 @@ class Judge:
 
         Returns:
             False if a stop was agreed before.
+
+        Raises:
+            StorageError, Fenced: on all ranks, if weights were refused: nobody would ever be asked to judge them.
         """
         while self._waits:
             if self.comm.rank == 0:
                 self._take(state)
             mine = (state.unjudged, state.best_epoch, state.best_accuracy, state.best_sha256)
-            said = (mine, self._is_there(state, most), self.stop.asked())
+            said = (mine, self._is_there(state, most), self.stop.asked(), self.saver.weights.error)
             every = self.comm.gather_objects(said, self.run.ranks.device)
             state.unjudged, state.best_epoch, state.best_accuracy, state.best_sha256 = every[0][0]
             if len(state.unjudged) <= most:
                 self._waits = bool(state.unjudged)
                 return True
-            if any(asked for _, _, asked in every):
+            if error := every[0][3]:
+                raise error
+            if any(asked for _, _, asked, _ in every):
                 return False
             if every[0][1]:
                 self.heartbeat(f"waiting for the verdict on epoch {state.unjudged[0][0]}")

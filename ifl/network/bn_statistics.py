@@ -31,8 +31,9 @@ class RunningStatistics:
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
                 # It counts micro-batches, which differ with the number of ranks, so it is not a state; and counting
-                # would take an operation a layer.
-                layer.register_buffer("num_batches_tracked", None)
+                # would take an operation a layer. torch's layers that synchronise ranks do not go without it.
+                count = layer.num_batches_tracked if isinstance(layer, nn.SyncBatchNorm) else None
+                layer.register_buffer("num_batches_tracked", count, persistent=False)
         self._device = next(network.parameters()).device
         self._buffers, momenta = [], []
         for layer in layers:

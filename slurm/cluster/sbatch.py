@@ -86,11 +86,12 @@ def parameters(
                 for need in (shlex.quote(str(need)) for need in needs)
             ),
         ],
-        # Without the trap the shell would end at a requeue before the nodes to leave out are told.
+        # Without the trap the shell would end at a requeue before the nodes to leave out are told. It comes last: a
+        # shell that waits would go on at SIGTERM, and put a cancelled job back, which SLURM does.
         "teardown": [
             "code=$?",
-            "trap : TERM",
             *([AWAITED] if recipe.has_evaluator else []),
+            "trap : TERM",
             f"{start.outside} -m slurm.cluster.requeue {own} $code",
         ],
         **{key: value for key, value in optional.items() if value},

@@ -217,6 +217,47 @@ def test_an_evaluator_is_started_again_three_times(tmp_path: Path, monkeypatch: 
     assert said([ended, ended], 2) == [alone]
 
 
+def test_weights_that_are_refused_are_not_waited_for(tmp_path: Path) -> None:
+    """Where the disk refuses weights that an evaluator, which is there, is to judge, the run's end does not wait for a
+    verdict that will never come, but raises the disk's error."""
+    from ifl.evaluation.judge import Judge
+    from ifl.saving.state import State
+    from ifl.saving.storage import StorageError
+
+    waited: list[str] = []
+
+    def heartbeat(section: str) -> None:
+        waited.append(section)
+        assert len(waited) < 3, "it waits for ever"
+
+    judge, state = object.__new__(Judge), State(unjudged=[(4, "")])
+    judge.apart, judge.heartbeat, judge._waits, judge._was_there, judge._asked = True, heartbeat, True, True, [(4, "")]
+    judge.comm = SimpleNamespace(rank=0, gather_objects=lambda value, device: [value])  # type: ignore[assignment]
+    judge.run = SimpleNamespace(ranks=SimpleNamespace(device="cpu", fence=None))  # type: ignore[assignment]
+    judge.stop = SimpleNamespace(asked=lambda: False)  # type: ignore[assignment]
+    judge._verdicts, judge._presence = Verdicts(tmp_path), Presence(tmp_path, 60.0)
+    weights = SimpleNamespace(digests={}, error=StorageError("the disk is full"))
+    judge.saver = SimpleNamespace(weights=weights)  # type: ignore[assignment]
+    with pytest.raises(StorageError, match="the disk is full"):
+        judge._settle(state, 0)
+
+
+def test_an_evaluator_that_would_see_other_pixels_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where its node lacks the run's decoder (on SLURM it may be of another kind, without a GPU), it judges nothing."""
+    from ifl.evaluation import __main__ as evaluation
+
+    run = SimpleNamespace(data=SimpleNamespace(fingerprint="f"), readers=SimpleNamespace(decoder="simplejpeg"))
+    monkeypatch.setattr(evaluation, "load_resolved", lambda path: None)
+    monkeypatch.setattr(evaluation, "ready", lambda *_: run)
+    (tmp_path / "meta.json").write_text(json.dumps({"data_fingerprint": "f", "decoder": "nvjpeg"}))
+    deadline = time.monotonic() + 2
+    assert evaluation.main(tmp_path, lambda: time.monotonic() > deadline) == 1
+    assert "is decoded by nvjpeg, and an evaluator here would be by simplejpeg" in capfd.readouterr().err
+    assert (tmp_path / "eval" / "evaluator.json").read_bytes() == b""
+
+
 # --------------------------------------------------------------------------------------------------- what they tell
 def test_only_verdicts_on_the_very_weights_count(tmp_path: Path) -> None:
     """A verdict on other weights of the same epoch counts for nothing, nor does a damaged one; what has a verdict is

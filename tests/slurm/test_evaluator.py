@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,13 @@ from slurm import evaluator, site_file
 from slurm.cluster import requeue
 from slurm.cluster.array_job import array_job
 from slurm.cluster.held_allocation import Allocation, evaluator_script, step_script
-from slurm.cluster.sbatch import batch_job, evaluator_job
+from slurm.cluster.sbatch import batch_job, begins_evaluator, evaluator_job
 from slurm.monitoring import events, run_state
 from slurm.nodes.remarks import remarks
 from slurm.planning.arrays import Array
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
+from slurm.starting.rank_start import RankStart
 from tests.helpers.launching import flags, launch, stub
 
 WORDS = ["data=digits_glt", "log.eval=job", "nodes=2", "slurm.gpus_per_node=a100:4", "slurm.mem=480G"]
@@ -130,6 +133,22 @@ def test_the_runs_job_submits_it_and_takes_it_back(tmp_path: Path) -> None:
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
     inline = Run(resolve([*WORDS, "log.eval=inline", f"runs={tmp_path}"]))
     assert "evaluator" not in batch_job(inline, tmp_path / "code").text()
+
+
+def test_a_job_that_is_cancelled_while_it_waits_for_the_submission_decides_nothing(tmp_path: Path) -> None:
+    """SIGTERM after the ranks' end, while SLURM is slow to take the evaluator: the batch script takes the evaluator
+    back and ends. It would put the run back into the queue, and SLURM 22.05 takes a job that is being cancelled."""
+    recipe = resolve([*WORDS, "nodes=1", f"runs={tmp_path}"])
+    lines = batch_job(Run(recipe), tmp_path / "code").text().partition("# teardown\n")[2]
+    trap = begins_evaluator(recipe, recipe.run_folder, RankStart("", "echo python"))[0]
+    script = f"{trap}\nsleep 60 & evaluator=$!\necho ready\n{lines.replace(RankStart().outside, 'echo python')}"
+    shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert shell.stdout is not None and shell.stdout.readline() == "ready\n"
+    time.sleep(0.3)  # until it waits
+    shell.terminate()
+    said, code = shell.stdout.readline(), shell.wait(10)
+    os.killpg(shell.pid, signal.SIGKILL)
+    assert code == 143 and said == f"python -m slurm.evaluator end {recipe.run_folder}\n"
 
 
 def test_a_dry_run_shows_it(tmp_path: Path) -> None:
