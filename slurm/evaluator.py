@@ -128,7 +128,8 @@ def again(folder: Path) -> int:
 def _do_without(folder: Path, text: str) -> None:
     """Note why the run has no evaluator, and let its ranks not wait for one."""
     print(text, file=sys.stderr, flush=True)
-    append_event(folder, "evaluator", text=f"{text}: this run evaluates by itself")
+    of_run = os.environ.get(START, incarnation())  # by which the status command takes it for the run's
+    append_event(folder, "evaluator", incarnation=of_run, text=f"{text}: this run evaluates by itself")
     with contextlib.suppress(OSError):  # a full disk: they notice that it is silent
         (folder / FOLDER / "evaluator.json").write_text("")
 

@@ -232,12 +232,12 @@ def test_weights_that_are_refused_are_not_waited_for(tmp_path: Path) -> None:
 
     judge, state = object.__new__(Judge), State(unjudged=[(4, "")])
     judge.apart, judge.heartbeat, judge._waits, judge._was_there, judge._asked = True, heartbeat, True, True, [(4, "")]
-    judge.comm = SimpleNamespace(rank=0, gather_objects=lambda value, device: [value])  # type: ignore[assignment]
-    judge.run = SimpleNamespace(ranks=SimpleNamespace(device="cpu", fence=None))  # type: ignore[assignment]
-    judge.stop = SimpleNamespace(asked=lambda: False)  # type: ignore[assignment]
+    judge.comm = SimpleNamespace(rank=0, gather_objects=lambda value, device: [value])
+    judge.run = SimpleNamespace(ranks=SimpleNamespace(device="cpu", fence=None))
+    judge.stop = SimpleNamespace(asked=lambda: False)
     judge._verdicts, judge._presence = Verdicts(tmp_path), Presence(tmp_path, 60.0)
     weights = SimpleNamespace(digests={}, error=StorageError("the disk is full"))
-    judge.saver = SimpleNamespace(weights=weights)  # type: ignore[assignment]
+    judge.saver = SimpleNamespace(weights=weights)
     with pytest.raises(StorageError, match="the disk is full"):
         judge._settle(state, 0)
 

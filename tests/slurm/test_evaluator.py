@@ -282,6 +282,8 @@ def test_an_evaluator_that_ended_comes_back(node: Path, run: Path, monkeypatch: 
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(evaluator.AGAIN))
     assert evaluator.again(run) == 1 and (node / "done").read_text().count("requeue") == 1
     assert "the evaluator's job 8 ended and does not come back" in noted(run)[0]
+    events.append_event(run, "start", incarnation="7.1")
+    assert remarks("a run", events.read(run)) == [f"a run: {noted(run)[0]}"], "the status command tells it of the run"
     (node / "said").write_text("JobState=PENDING Restarts=2")
     assert evaluator.again(run) == 0 and len(noted(run)) == 1
     stub(node, "scontrol", '[ $4 = 7 ] && echo JobState=RUNNING Restarts=1 || echo JobState=CANCELLED; echo "$*" >&2')
