@@ -6,6 +6,7 @@ What recipe, command and site file say must hold in all of them, and a job learn
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 
@@ -81,6 +82,27 @@ def ask(
         timeout=timeout_s,
         check=False,
     )
+
+
+def answer(
+    words: "Sequence[str]", timeout_s: float, variables: "Mapping[str, str] | None" = None
+) -> "tuple[int, str, str]":
+    """Return the exit code, the output and the complaint of a command of SLURM's, as `ask` runs it.
+
+    A command that is not there, or does not answer, has code 1 and says so in the complaint.
+    """
+    try:
+        done = ask(list(words), timeout_s, variables)
+    except FileNotFoundError:
+        return 1, "", f"this node has no {words[0]}"
+    except subprocess.TimeoutExpired:
+        return 1, "", f"no answer for {timeout_s:g} s"
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+def facts(said: str) -> "Mapping[str, str]":
+    """Return what `scontrol show job -o` says of a job; empty where it said nothing."""
+    return dict(reversed(re.findall(r"(\w+)=(\S+)", said)))  # the first of a name counts: the user's comment comes late
 
 
 def for_sbatch(options: "Collection[str]") -> "dict[str, str]":

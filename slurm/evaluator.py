@@ -11,17 +11,12 @@ is not, for that start may have had no time to dismiss it. The launcher has writ
 import contextlib
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from slurm import environment
 from slurm.monitoring.events import append_event, incarnation, read
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FOLDER = "eval"
 """Of a run folder: the batch file does not lie where those of runs do, or its job would be taken for the run's."""
@@ -51,7 +46,7 @@ def begin(folder: Path) -> int:
     decided = re.findall(r"^#SBATCH --([a-z0-9-]+)", file.read_text(), re.MULTILINE)
     variables = environment.for_sbatch([name.replace("-", "_") for name in decided])
     variables = {name: value for name, value in variables.items() if name not in OF_DEVICES}
-    refused, _, reason = _run({**variables, START: incarnation()}, "sbatch", str(file))
+    refused, _, reason = environment.answer(("sbatch", str(file)), ANSWER_S, {**variables, START: incarnation()})
     if refused:
         _do_without(folder, f"sbatch refused the evaluator ({(reason.splitlines() or [f'code {refused}'])[-1]})")
     return refused
@@ -60,7 +55,7 @@ def begin(folder: Path) -> int:
 def end(folder: Path) -> int:
     """Dismiss the run's evaluator where SLURM ends the start's batch script, unless a newer start has begun another."""
     job, _, restarts = incarnation().rpartition(".")
-    known = _job(_ask("scontrol", "show", "job", "-o", job)[1])
+    known = environment.facts(_ask("scontrol", "show", "job", "-o", job)[1])
     if known.get("JobState") not in ON or known.get("Restarts") == restarts:
         dismiss(folder)
     return 0
@@ -92,7 +87,7 @@ def is_on(folder: Path, start: str) -> bool:
     refused, said, reason = _ask("scontrol", "show", "job", "-o", job)
     if refused:
         return "invalid job id" not in reason.lower()
-    known = _job(said)
+    known = environment.facts(said)
     return known.get("JobState") in ON and known.get("Restarts", "0") == restarts
 
 
@@ -113,7 +108,7 @@ def again(folder: Path) -> int:
     if not is_on(folder, os.environ[START]):
         return 0
     own = str(environment.job_id())
-    if _job(_ask("scontrol", "show", "job", "-o", own)[1]).get("JobState") == "CANCELLED":
+    if environment.facts(_ask("scontrol", "show", "job", "-o", own)[1]).get("JobState") == "CANCELLED":
         _do_without(folder, f"the evaluator's job {own} was cancelled")
         return 1
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < AGAIN:
@@ -135,23 +130,7 @@ def _do_without(folder: Path, text: str) -> None:
 
 
 def _ask(*words: str) -> "tuple[int, str, str]":
-    """Return the exit code, the output and the complaint of a command of SLURM's."""
-    return _run(environment.clean(), *words)
-
-
-def _run(variables: "Mapping[str, str]", *words: str) -> "tuple[int, str, str]":
-    try:
-        done = environment.ask(words, ANSWER_S, variables)
-    except FileNotFoundError:
-        return 1, "", f"this node has no {words[0]}"
-    except subprocess.TimeoutExpired:
-        return 1, "", f"no answer for {ANSWER_S} s"
-    return done.returncode, done.stdout, done.stderr.strip()
-
-
-def _job(text: str) -> "Mapping[str, str]":
-    """Return what SLURM says of a job; the first of a name counts, for the user's comment comes late."""
-    return dict(reversed(re.findall(r"(\w+)=(\S+)", text)))
+    return environment.answer(words, ANSWER_S)
 
 
 if __name__ == "__main__":

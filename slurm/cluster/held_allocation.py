@@ -85,7 +85,7 @@ def held(variables: Mapping[str, str]) -> Allocation:
         raise RecipeError(
             f"cluster=here: SLURM does not answer (scontrol), so nothing was started in job {job}"
         ) from None
-    said = dict(reversed(re.findall(r"(\w+)=(\S+)", told.stdout)))  # the first of a name counts
+    said = environment.facts(told.stdout)
     if said.get("JobState") != "RUNNING":
         state = said.get("JobState") or (told.stderr.strip().splitlines() or ["unknown"])[-1]
         raise RecipeError(

@@ -11,7 +11,6 @@ requeues by itself and kills the batch script first; then there is nothing to de
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -84,13 +83,7 @@ def _ask(*words: str) -> "tuple[int, str, str]":
     """Return a command's exit code, output and complaint; ask again for a while if the controller is not reached."""
     deadline = time.monotonic() + ANSWER_S
     while True:
-        try:
-            done = environment.ask(list(words), 60)
-            answer = done.returncode, done.stdout, done.stderr.strip()
-        except FileNotFoundError:
-            return 1, "", f"this node has no {words[0]}"
-        except subprocess.TimeoutExpired:
-            answer = 1, "", "no answer for 60 s"
+        answer = environment.answer(words, 60)
         if answer[0] == 0 or not re.search(AWAY, answer[2], re.IGNORECASE) or time.monotonic() > deadline:
             return answer
         time.sleep(5)
@@ -98,8 +91,7 @@ def _ask(*words: str) -> "tuple[int, str, str]":
 
 def _job(job: str) -> "Mapping[str, str]":
     """Return what SLURM knows of the job; empty where it does not answer."""
-    said = re.findall(r"(\w+)=(\S+)", _ask("scontrol", "show", "job", "-o", job)[1])
-    return dict(reversed(said))  # the first of a name counts: the user's comment comes late
+    return environment.facts(_ask("scontrol", "show", "job", "-o", job)[1])
 
 
 def _is_cancelled(known: "Mapping[str, str]") -> bool:

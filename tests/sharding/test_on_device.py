@@ -38,6 +38,7 @@ from sharding.open import open_dataset
 from sharding.plan.ranks import Draws
 from sharding.reader import Batch, EvalView, MicroBatches, Reader, TrainView, evaluation_draws
 from tests.helpers import stand_in_nvjpeg, toy
+from tests.helpers.batches import assert_equal
 
 CPU = torch.device("cpu")
 TRAIN = TrainView(24, (0.1, 1.0), hflip=True, randaug=True)
@@ -234,14 +235,9 @@ def draws_of(split: Split, epoch: int = 0, size: int = 6) -> list[Draws]:
     ]
 
 
-def assert_equal(found: Iterable[Batch], wanted: Iterable[Batch]) -> None:
-    found, wanted = list(found), list(wanted)
-    assert len(found) == len(wanted)
-    for number, (mine, theirs) in enumerate(zip(found, wanted, strict=True)):
-        for name in Batch._fields:
-            left, right = getattr(mine, name), getattr(theirs, name)
-            assert left.dtype == right.dtype and torch.equal(left, right), (number, name)
-        assert mine.images.is_contiguous(memory_format=torch.channels_last)
+def assert_as_the_hosts(found: Iterable[Batch], wanted: Iterable[Batch]) -> None:
+    found = assert_equal(found, wanted)
+    assert all(mine.images.is_contiguous(memory_format=torch.channels_last) for mine in found)
 
 
 @pytest.mark.parametrize("pixels", POLICIES)
@@ -253,16 +249,16 @@ def test_batches_are_the_hosts_to_the_bit(split: Split, workers: int, pixels: st
     view = dataclasses.replace(TRAIN, randaug_pixels=pixels)
     mine, theirs = Reader(DeviceImages(split, view, CPU), workers), Reader(MicroBatches(split, view), 0)
     for epoch in (0, 1):
-        assert_equal(mine.read(draws_of(split, epoch)), theirs.read(draws_of(split, epoch)))
+        assert_as_the_hosts(mine.read(draws_of(split, epoch)), theirs.read(draws_of(split, epoch)))
     whole = list(theirs.read(draws_of(split, 1)))
-    assert_equal(mine.read(draws_of(split, 1)[4:]), whole[4:])
+    assert_as_the_hosts(mine.read(draws_of(split, 1)[4:]), whole[4:])
 
 
 def test_test_crops_are_the_hosts_to_the_bit(split: Split) -> None:
     """Also where nothing is resampled, and whether they are enlarged or shrunk."""
     for view in (EvalView(24, 28), EvalView(30, 30), EvalView(60, 71)):
         draws = list(evaluation_draws(len(split), 0, 1, 7))
-        assert_equal(
+        assert_as_the_hosts(
             Reader(DeviceImages(split, view, CPU), 0).read(draws), Reader(MicroBatches(split, view), 0).read(draws)
         )
 
@@ -271,7 +267,7 @@ def test_encoded_batches_travel_in_a_pipe_too(split: Split, monkeypatch: pytest.
     """Where shared memory is not to be had, with the same bits."""
     monkeypatch.setattr(transport, "has_files", lambda files: False)
     found = Reader(DeviceImages(split, TRAIN, CPU), 2, persistent=False).read(draws_of(split))
-    assert_equal(found, Reader(MicroBatches(split, TRAIN), 0).read(draws_of(split)))
+    assert_as_the_hosts(found, Reader(MicroBatches(split, TRAIN), 0).read(draws_of(split)))
 
 
 def test_the_next_batch_is_decoded_while_one_is_used(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +338,7 @@ def test_what_nvjpeg_refuses_is_decoded_by_pillow(split: Split, monkeypatch: pyt
 
     monkeypatch.setattr(nvjpeg, "pictures", capricious)
     found = Reader(DeviceImages(split, TRAIN, CPU), 0).read(draws_of(split))
-    assert_equal(found, Reader(MicroBatches(split, TRAIN), 0).read(draws_of(split)))
+    assert_as_the_hosts(found, Reader(MicroBatches(split, TRAIN), 0).read(draws_of(split)))
     assert set(said) == {
         "nvJPEG refused an image (nvjpegDecode failed: 6): Pillow decodes it, and others like it",
     }
@@ -446,4 +442,4 @@ def test_an_error_of_reading_comes_after_the_batch_before_it(split: Split) -> No
 
     came, error = until_error(images.finished(read()))
     assert error == "RunError: a worker is gone"
-    assert_equal(came, list(Reader(MicroBatches(split, TRAIN), 0).read(draws[:2])))
+    assert_as_the_hosts(came, list(Reader(MicroBatches(split, TRAIN), 0).read(draws[:2])))

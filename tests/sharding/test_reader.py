@@ -47,6 +47,7 @@ from sharding.reader import (
     evaluation_draws,
     planned_samples,
 )
+from tests.helpers.batches import assert_equal
 from tests.helpers.plans import micro_batches, plan_epoch
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on fewer cores are meant
@@ -94,15 +95,6 @@ def by_hand(split: Split, draws: Draws) -> Batch:
     return Batch(
         torch.tensor(np.stack(pixels)), torch.tensor(labels), torch.tensor(draws.ids), torch.tensor(draws.streams)
     )
-
-
-def assert_equal(found: Iterable[Batch], expected: Iterable[Batch]) -> None:
-    found, expected = list(found), list(expected)
-    assert len(found) == len(expected)
-    for number, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
-        for name in Batch._fields:
-            left, right = getattr(mine, name), getattr(theirs, name)
-            assert left.dtype == right.dtype and torch.equal(left, right), f"batch {number}: {name} differ"
 
 
 def image(batches: Iterable[Batch]) -> list[np.ndarray]:

@@ -216,7 +216,7 @@ def test_a_failed_run_of_a_pack_counts_alone(tmp_path: Path, monkeypatch: pytest
         asked.append(words[1:])
         return subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", "")
 
-    monkeypatch.setattr(requeue.subprocess, "run", scontrol)
+    monkeypatch.setattr(subprocess, "run", scontrol)
     monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
     good, bad, stopped = (one.folder for one in runs)
     (good / "done").touch()

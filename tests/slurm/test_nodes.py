@@ -151,7 +151,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _ends(monkeypatch: pytest.MonkeyPatch, folder: Path, slurm: Slurm) -> dict[str, Any]:
-    monkeypatch.setattr(requeue.subprocess, "run", slurm)
+    monkeypatch.setattr(subprocess, "run", slurm)
     assert requeue.main(folder, 1) == 1
     return events.read(folder)[-1]
 

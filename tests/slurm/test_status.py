@@ -497,7 +497,7 @@ def test_a_full_disk_does_not_hide_what_is_noted(
     assert [event["event"] for event in events.read(tmp_path)] == ["start", "failed"]
     asked = []
     monkeypatch.setattr(
-        requeue.subprocess,
+        subprocess,
         "run",
         lambda words, **_: (
             asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", "")
@@ -536,7 +536,7 @@ def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
     assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     asked = []
     monkeypatch.setattr(
-        requeue.subprocess,
+        subprocess,
         "run",
         lambda words, **_: (
             asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=1", "")
@@ -609,7 +609,7 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
             complaint = next(replies) if words[1] == "requeue" else ""
             return subprocess.CompletedProcess(words, int(bool(complaint)), "JobState=RUNNING Restarts=0", complaint)
 
-        monkeypatch.setattr(requeue.subprocess, "run", scontrol)
+        monkeypatch.setattr(subprocess, "run", scontrol)
         assert requeue.main(tmp_path, 1) == 1 and not list(replies)
         assert events.read(tmp_path)[-1]["verdict"] == verdict
         (tmp_path / "log" / "events.jsonl").unlink()
@@ -617,7 +617,7 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
     def missing(words: list[str], **_: object) -> None:
         raise FileNotFoundError("scontrol")
 
-    monkeypatch.setattr(requeue.subprocess, "run", missing)
+    monkeypatch.setattr(subprocess, "run", missing)
     assert requeue.main(tmp_path, 1) == 1 and events.read(tmp_path)[-1]["reason"] == "this node has no scontrol"
 
 
