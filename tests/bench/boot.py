@@ -57,7 +57,8 @@ def started(program: str, checkout: Path, root: Path, place: Path) -> tuple[floa
     recipe = resolve([*WORDS, *SHORT, f"data.root={root}", f"runs={place}"])
     prepare(recipe, recipe.run_folder)
     _, cpu = ran(program, checkout, str(recipe.run_folder))
-    boot = json.loads((recipe.run_folder / "metrics.jsonl").read_text().splitlines()[0])
+    lines = map(json.loads, (recipe.run_folder / "metrics.jsonl").read_text().splitlines())
+    boot = next(line for line in lines if line["kind"] == "boot")
     return boot["parts"]["import"] + boot["seconds"], cpu
 
 
