@@ -36,6 +36,7 @@ from sharding.plan.ahead import Planner
 from sharding.plan.epoch import BatchShape, EpochPlan, stream_draws
 from sharding.plan.philox import DrawKey
 from sharding.plan.windowed import ShardWindow
+from tests.bench.words import values_of
 from tests.helpers.plans import draw_ids, plan_epoch
 
 BATCH, SHARD, WINDOW = 256, 1000, 16
@@ -202,11 +203,9 @@ def timed(work: Callable[[], object], n: int) -> tuple[float, float]:
 
 
 def main(words: list[str]) -> None:
-    values = {"most": "1e7", "windowed": "1e8", "classes": "1000", "n": "3"} | dict(
-        word.split("=", 1) for word in words
-    )
-    classes, n = int(values["classes"]), int(values["n"])
-    sizes = [10**power for power in range(5, int(np.log10(float(values["most"])) + 1.5))]
+    values = values_of(words, {"most": 1e7, "windowed": 1e8, "classes": 1000, "n": 3}, zero=("windowed",))
+    classes, n = values["classes"], values["n"]
+    sizes = [10**power for power in range(5, max(5, round(np.log10(values["most"]))) + 1)]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for samples in sizes:
         labels, scores = labels_of(samples, classes), np.random.default_rng(1).random(samples)
@@ -244,9 +243,9 @@ def main(words: list[str]) -> None:
             + f" | b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s) |"
         )
     at_once_or_ahead(weights, n)
-    if float(values["windowed"]):
+    if values["windowed"]:
         del weights, labels, scores, shards, ids, held, works
-        windows(int(float(values["windowed"])), n)
+        windows(int(values["windowed"]), n)
     labels, scores = labels_of(sizes[0], classes), np.random.default_rng(1).random(sizes[0])
     ours = found["weights of environment 2"][0][0] + found["plan, whole shuffle"][0][0]
     print(
