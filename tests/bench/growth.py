@@ -5,7 +5,8 @@ For N = 1e5, 1e6, ... `most`: seconds and the peak of new memory (beside what is
 plan of two streams, the second weighted, shuffled whole and in windows of 16 shards of 1,000 samples (the plan, then
 the first batch, one in the middle and the last), of the weights of environment 2, and of a confidence table's
 reduction. The whole shuffle is also made plainly, with arrays of N numbers of 8 bytes and a stable argsort, in turns;
-both give the same ids. A power law a * N^b is fitted to the seconds from 1e6 on and carried to 1e9, marked as such.
+both give the same ids. A power law a * N^b is fitted to the seconds from 1e6 on, of which two are needed, and carried
+to 1e9, marked as such.
 
 At N = `windowed` (0: not at all) the windows alone, uniform and weighted. At N = `most`, what a plan made in a thread
 takes from the steps of small_resnet meanwhile, and how long its user waits. At N = 1e5 the weights and the plan by the
@@ -232,16 +233,11 @@ def main(words: list[str]) -> None:
         + "---|" * (len(sizes) + 2)
     )
     for name, rows in found.items():
-        power, log_a = (
-            np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1)
-            if len(sizes) > 2
-            else (float("nan"), float("nan"))
-        )
-        print(
-            f"| {name} | "
-            + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows)
-            + f" | b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s) |"
-        )
+        law = "not fitted | "
+        if len(sizes) > 2:
+            power, log_a = np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1)
+            law = f"b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s)"
+        print(f"| {name} | " + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows) + f" | {law} |")
     at_once_or_ahead(weights, n)
     if values["windowed"]:
         del weights, labels, scores, shards, ids, held, works
