@@ -83,6 +83,13 @@ class Run:
         """Say whether its data set has a split; where meta.json does not say, it counts as there."""
         return not self.splits or (edition, split) in self.splits
 
+    @cached_property
+    def builds_on(self) -> str:
+        """The name of the run whose weights this one starts from or judges; empty where it needs none."""
+        method = self.stored("recipe.yaml").get("method")
+        named = [method.get(key) for key in ("init_from", "eval_of")] if isinstance(method, Mapping) else []
+        return next((name for name in named if isinstance(name, str)), "")
+
     @property
     def has_attributes(self) -> bool:
         """Whether its images have attributes: a data set without has no Test-GBL."""
@@ -118,8 +125,7 @@ class Run:
             other = source_of(self._now(words))
         except (RecipeError, ValidationError):
             return False
-        mine = dict(self._science)
-        return other is not None and other in (mine.get("method.init_from"), mine.get("method.eval_of"))
+        return self.builds_on == other
 
     def _hash_of(self, words: Sequence[str]) -> str:
         try:

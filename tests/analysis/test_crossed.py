@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import nct, t, ttest_1samp
+from scipy.stats import nct, t, ttest_1samp, ttest_rel
 
 from analysis.stats.crossed import Difference, difference
 from analysis.stats.multiple import holm
@@ -59,6 +59,23 @@ def test_seeds_alone_give_the_test_of_welch() -> None:
     assert found.value == pytest.approx(3 / 4 - 1 / 3) and found.of_samples == 0
     assert found.variance == pytest.approx(0.25 / 4 + (1 / 3) / 3)
     assert found.freedom == pytest.approx(found.variance**2 / ((0.25 / 4) ** 2 / 3 + (1 / 9) ** 2 / 2))
+
+
+def test_pairs_of_runs_give_the_paired_test() -> None:
+    """Where one row's runs are made from the other's and sources differ in nothing it is the paired t test over seeds;
+    what both share does not count. As many pairs as would be needed are told.
+    """
+    second = np.repeat(np.array([[1], [0], [0], [0], [1]], bool), 4, axis=1)
+    first = np.repeat(np.array([[1], [1], [0], [1], [1]], bool), 4, axis=1)
+    found = difference(first, second, np.arange(4), paired=True)
+    known = ttest_rel(first.mean(axis=1), second.mean(axis=1))
+    assert found.p_equal() == pytest.approx(known.pvalue) and found.interval == pytest.approx(
+        tuple(known.confidence_interval(0.95))
+    )
+    assert (found.runs, found.freedom, found.value) == ((5,), 4.0, pytest.approx(0.4))
+    assert found.variance < difference(first, second, np.arange(4)).variance
+    assert with_seeds(found, 5) == (pytest.approx(found.error), pytest.approx(4.0))
+    assert with_seeds(found, 20) == (pytest.approx(found.error / 2), pytest.approx(19.0))
 
 
 @pytest.mark.parametrize("seeds", [(3, 3), (5, 3), (5, 5)])
