@@ -15,7 +15,7 @@ from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
 from analysis.stats.power import MOST_SEEDS, POWER
 from analysis.tables import published
 from analysis.tables.latex import escape, latex_float, tabular
-from analysis.tables.presentation import MISSING
+from analysis.tables.presentation import MISSING, p_text
 from analysis.tables.text import plain, wrap_lines
 
 HEADS = ("under", "paper", "ours", "95 %", "p", "verdict", "seeds", "finds", "needs")
@@ -71,7 +71,7 @@ def _points(fraction: float) -> str:
 def _p(each: Verdict) -> str:
     if each.holm is None:
         return MISSING
-    return "<.0001" if each.holm < 1e-4 else f"{each.holm:.2g}"
+    return "<.0001" if each.holm < 1e-4 else p_text(each.holm)
 
 
 def _seeds(each: Verdict) -> str:
@@ -99,7 +99,8 @@ def legend(judged: Judged) -> list[str]:
     said = [
         "differences in points of overall accuracy, with their 95 % interval over seeds and test samples (of one seed: "
         "over test samples)",
-        f"p: corrected by Holm's method over the {len(judged.verdicts)} comparisons of this table",
+        f"p: corrected by Holm's method over the {len(judged.verdicts)} comparisons of this table; intervals, and "
+        "verdicts by them, are not corrected",
         f"reproduced: the claimed sign with p < {ALPHA}; not reproduced: the opposite sign with p < {ALPHA}, or an "
         "interval wholly below half the paper's difference; else undecided, and always with fewer than "
         f"{FEWEST_SEEDS} seeds",

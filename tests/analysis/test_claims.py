@@ -20,7 +20,7 @@ from analysis.publishing import checklist
 from analysis.stats.crossed import difference
 from analysis.tables import comparison, published
 from analysis.tables.cells import Cell, Table, fill_table
-from analysis.tables.presentation import seeds_text
+from analysis.tables.presentation import p_text, seeds_text
 from recipes.table_layout import Column, Layout
 from tests.helpers.claims import write_claim_runs
 from tests.helpers.shipped import layout_of
@@ -293,10 +293,20 @@ def test_verdicts_are_written_everywhere(tmp_path: Path, capsys: pytest.CaptureF
     lines = pd.read_csv(out / "claims_verdicts.csv").set_index(["comparison", "protocol"])
     assert len(lines) == 35 and (lines.loc["cRT not above Baseline", "alt"][["seeds", "other_seeds"]] == [3, 5]).all()
     assert lines.loc[("Baseline + IFL above Baseline", "clt"), "verdict"] == "reproduced"
-    assert (out / "claims_verdicts.md").read_text().count("| reproduced |") == 4
+    written = (out / "claims_verdicts.md").read_text()
+    assert written.count("| reproduced |") == 4 and "intervals, and verdicts by them, are not corrected" in written
     assert r"\input{claims_verdicts.tex}" in (out / "report.tex").read_text()
     page = (out / "index.html").read_text()
     assert 'id="verdicts-0"' in page and page.count("<td>reproduced</td>") == 4
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.0434, "0.043"), (0.05017, "0.0502"), (0.04998, "0.04998"), (0.05, "0.05"), (0.000331, "0.00033"), (1.0, "1")],
+)
+def test_p_shows_on_which_side_of_the_level_it_is(p: float, shown: str) -> None:
+    """Two digits, and near .05 as many as it takes: 0.05 would leave open whether p < 0.05."""
+    assert p_text(p) == shown
 
 
 def test_seeds_of_the_command_are_those_of_all_rows(tmp_path: Path) -> None:
