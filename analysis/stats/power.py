@@ -68,7 +68,8 @@ def with_seeds(found: Difference, seeds: int) -> tuple[float, float]:
     of_seeds = parts * of_a_run / seeds
     variance = found.of_samples + of_seeds
     squares = of_seeds**2 / (parts * (seeds - 1)) + found.of_samples**2 / max(found.sources - 1, 1)
-    return math.sqrt(variance), variance**2 / squares if squares else 1.0
+    most = float(parts * (seeds - 1))
+    return math.sqrt(variance), min(most, variance**2 / squares) if squares else most
 
 
 def seeds_needed(found: Difference, effect: float, level: float) -> int | None:
