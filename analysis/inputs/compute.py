@@ -143,13 +143,6 @@ def sacct_joules(text: str) -> float | None:
     return float(sum(steps)) if steps else float(max(others)) if others else None
 
 
-def source_of(run: Run) -> str:
-    """Name the run whose weights this one starts from or judges; empty where it needs none."""
-    method = run.stored("recipe.yaml").get("method")
-    named = [method.get(key) for key in ("init_from", "eval_of")] if isinstance(method, Mapping) else []
-    return next((name for name in named if isinstance(name, str)), "")
-
-
 def _images(run: Run, lines: Iterable[Mapping[str, Any]], meta: Mapping[str, Any], done: Mapping[str, Any]) -> int:
     """Count the training images of the steps that were kept: by metrics.jsonl, else by meta.json and done."""
     batch = run.stored("recipe.yaml").get("batch")

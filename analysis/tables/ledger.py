@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.inputs.compute import Spent, source_of, spent
+from analysis.inputs.compute import Spent, spent
 from analysis.inputs.runs import Run
 from analysis.tables.cells import Table
 from analysis.tables.latex import escape
@@ -131,7 +131,7 @@ def _first_stages(names: Iterable[str], known: Mapping[str, Run]) -> tuple[set[s
     waiting = list(own)
     while waiting:
         name = waiting.pop()
-        source = source_of(known[name]) if name in known else ""
+        source = known[name].builds_on if name in known else ""
         if source and source not in found:
             found.add(source)
             waiting.append(source)

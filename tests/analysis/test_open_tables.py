@@ -237,6 +237,22 @@ def test_a_run_is_judged_by_what_it_noted(tmp_path: Path) -> None:
     assert load_run(path).is_current(["recipe=theirs", "data=birds", "optim.lr=0.5"])
 
 
+@pytest.mark.parametrize("recipe", ["glt_crt", "glt_logit_adjust"])
+def test_a_run_of_any_seed_is_its_recipe(recipe: str, tmp_path: Path) -> None:
+    """What a second stage starts from and what is judged bear the run's seed, and nothing departs by that; another
+    first stage does.
+    """
+    words = [f"recipe={recipe}", "data=digits_glt", "seed=3"]
+    for more in ([], ["first.schedule.epochs=5"]):
+        path = write_run(tmp_path, recipe, 3, hash_=(ran := resolve([*words, *more])).hash8)
+        (path / "recipe.yaml").write_text(dump(ran))
+        found = load_run(path)
+        assert [value.split("=")[0].removeprefix("method.") for value in found.departures()] == (
+            [key for key in ("eval_of", "init_from") if getattr(ran.method, key)] if more else []
+        )
+        assert (found.is_current(words[:2]), found.builds_on_that_of([*words[:2], *more])) == (not more, True)
+
+
 @pytest.mark.parametrize("noted", [True, False])
 def test_rows_with_values_find_runs_of_recipes_that_are_not_here(noted: bool, tmp_path: Path) -> None:
     """By the hash where the runs noted their recipe's values, else by the values of the row in their recipe.yaml."""
