@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.inputs.runs import GROUPINGS, Run, load_runs
+from recipes.common import search_path
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.output import ends_told, go_on_unread
 from recipes.table_layout import SELECTS, Layout, available, data_names, find_layout, is_open, load_layout, open_tables
@@ -469,6 +470,9 @@ def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"table={options.get('table')}: two tables are called {twice[0]}, and so would be their files")
+    recipes = {*search_path.files(search_path.RECIPES), *(run.recipe for run in runs)}
+    for layout in layouts:
+        layout.refuse_unknown_twins(recipes)
     return layouts
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, LEVEL, RESAMPLES
 from analysis.tables import ledger
-from analysis.tables.cells import Table
+from analysis.tables.cells import Table, tried_text
 from analysis.tables.presentation import seeds_text
 
 SELECTION = {
-    "last": "the predictions after the last epoch: nothing was selected",
+    "last": "the predictions after the last epoch: no epoch was selected",
     "best": "the epoch of highest accuracy on val, the first one on ties; no test split selects anything",
 }
 PAGE = """\
@@ -32,6 +32,7 @@ Answered by a program from the run folders in `runs/`. It says what they hold, a
 ## Selection and tuning
 
 {selection}
+{tried}
 - Hyperparameters: every value of every run stands in `runs/*/recipe.yaml`. {apart}
 {departures}
 
@@ -84,6 +85,7 @@ def checklist(
         resamples=RESAMPLES,
         alpha=ALPHA,
         selection="\n".join(f"- {table.layout.name}: {SELECTION[table.layout.select]}." for table in tables),
+        tried="\n".join(_tried(tables)),
         apart=_apart(tables, runs),
         departures="\n".join(departures) or every,
         data="\n".join(_data(runs)),
@@ -110,6 +112,16 @@ def _apart(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     """Say how many runs no table counts: values that were tried, first stages, other tables' rows."""
     counted = {run.name for table in tables for chosen in table.runs.values() for run in chosen}
     return f"{sum(run.name not in counted for run in runs)} of the {len(runs)} runs are in none of the tables."
+
+
+def _tried(tables: Sequence[Table]) -> Iterator[str]:
+    """Say among how many values val chose those of each row, as the layouts state it."""
+    for table in tables:
+        for data in dict.fromkeys(column.data for column in table.layout.columns):
+            tried = table.layout.tried_on(data)
+            stated = f"val chose the recipes' values among so many: {tried_text(tried)}"
+            none = "the layout names no row for which val chose among several values"
+            yield f"- {table.layout.name}, on {data}: {stated if max(tried.values()) > 1 else none}."
 
 
 def versions(runs: Sequence[Run]) -> list[str]:

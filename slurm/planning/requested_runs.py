@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.common import search_path
 from recipes.common.addresses import is_remote
 from recipes.common.cli import take_words
 from recipes.common.errors import DataError, RecipeError, TooManyTasks
@@ -209,7 +210,9 @@ def words_of_a_run(run: Run, words: Sequence[str]) -> list[str]:
 
 def _layout(name: str, data: str | None, known: Sequence[str]) -> Layout:
     try:
-        return find_layout(name, data_names(data) if data is not None else (), known)
+        layout = find_layout(name, data_names(data) if data is not None else (), known)
+        layout.refuse_unknown_twins(search_path.files(search_path.RECIPES))
+        return layout
     except ValueError as error:
         raise RecipeError(str(error)) from None
 
