@@ -227,7 +227,7 @@ def test_a_twin_that_nobody_knows(tmp_path: Path) -> None:
     runs still know.
     """
     made = layout_in(tmp_path, [row(), row("glt_ifl", "B", twin="glt_baselin")], [CLT], ["digits_glt"])
-    with pytest.raises(ValueError, match="twin of B: glt_baselin is no row .* did you mean glt_baseline"):
+    with pytest.raises(ValueError, match=r"twin of B: glt_baselin is no row .* did you mean glt_baseline"):
         made.refuse_unknown_twins(["glt_baseline", "glt_crt"])
     made.refuse_unknown_twins(["glt_baselin"])
     layout_in(tmp_path, [row("glt_crt_ifl", "B", twin="A"), row()], [CLT], ["digits_glt"]).refuse_unknown_twins([])
