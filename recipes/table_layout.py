@@ -22,7 +22,7 @@ from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, one_line
 from recipes.identity import science_keys
 from recipes.messages import sentence
-from recipes.resolve import FIRST, first_words, of_the_first
+from recipes.resolve import first_words, of_the_first, without_first
 from recipes.schema import Recipe
 from recipes.yaml_io import read_yaml
 
@@ -153,9 +153,7 @@ class Row(_Strict):
                 first_words([f"{name}={value}"])
             except RecipeError as error:
                 raise ValueError(str(error)) from None
-            key = name
-            while key.startswith(FIRST):
-                key = key.removeprefix(FIRST)
+            key = without_first(name)
             if key in OF_THE_TABLE:
                 raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
             if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
