@@ -61,7 +61,7 @@ class Grid:
 
     @property
     def is_of_training(self) -> bool:
-        """Whether all of its values say how a run trains, so that they change no number of a run that trains nothing."""
+        """Whether all of its values say how a run trains: they change no number of one that trains nothing."""
         return all(map(of_training, (key for key, _ in self.axes)))
 
     def __str__(self) -> str:
