@@ -55,7 +55,14 @@ class _Strict(BaseModel):
 
 def plain_text(text: str) -> str:
     """Write a label or caption for a reader without LaTeX: `$\\beta^{2}$ \\cite{tang22}` becomes `β^2 [tang22]`."""
-    return LATEX.sub(lambda found: f" [{found['keys']}]" if found["cite"] else _plain_math(found[0][1:-1]), text)
+
+    def written(found: re.Match[str]) -> str:
+        if not found["cite"]:
+            return _plain_math(found[0][1:-1])
+        before = text[: found.start()]
+        return " " * bool(before and not before[-1].isspace()) + f"[{found['keys']}]"
+
+    return LATEX.sub(written, text)
 
 
 _SYMBOLS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ METRICS = {"ece": "ECE", "f1": "F1", "harmonic": "Harmonic mean", "worst": "Wors
 def percent(cell: Cell) -> str | None:
     """Print the mean in percent with two decimals; None for an empty cell."""
     return None if cell.mean is None else f"{100 * cell.mean:.2f}"
+
+
+def minus(text: str) -> str:
+    """Write a minus sign before the negative numbers of a cell, instead of the hyphen that programs read."""
+    return re.sub(r"(^|(?<= ))-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 BASELINE_LEGEND = (
