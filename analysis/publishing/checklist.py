@@ -67,7 +67,8 @@ Answered by a program from the run folders in `runs/`. It says what they hold, a
 
 def trained_at(runs: Sequence[Run]) -> str:
     """Say at which commits runs were trained, and how many at each, the most first."""
-    counts = Counter(run.commit for run in sorted(runs, key=lambda run: run.commit))
+    commits = sorted(run.commit.replace("+changes", " with changes that no commit has") for run in runs)
+    counts = Counter(commits)
     said = ", ".join(f"{commit} ({number} run{'s' * (number > 1)})" for commit, number in counts.most_common())
     return f"commit{'s' * (len(counts) > 1)} {said}"
 

@@ -76,7 +76,7 @@ def announcement(grid: Grid, recipes: Sequence[Recipe], rows: int, others: int) 
     said = [f"grid: {grid}{each}: {len(recipes)} run{'s' * (len(recipes) > 1)}{first}"]
     idle = {recipe.recipe: source_of(recipe) is not None for recipe in recipes if not recipe.trains}
     if idle and any(of_training(key) for key, _ in grid.axes):
-        once = ", so it is there once, without them" if grid.is_of_training else ""
-        judges = f"; {FIRST}KEY in grid= tries values of what it judges" if any(idle.values()) else ""
-        said.append(f"{', '.join(idle)} trains nothing: values of training change no number of it{once}{judges}")
+        once = ": made once, without values of the grid" if grid.is_of_training else ""
+        judges = f"; {FIRST}KEY in grid= tries values of what is judged" if any(idle.values()) else ""
+        said.append(f"values of training change no number of what trains nothing, {', '.join(idle)}{once}{judges}")
     return said
