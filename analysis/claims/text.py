@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
 from analysis.stats.power import MOST_SEEDS, POWER
 from analysis.tables import published
 from analysis.tables.latex import escape, latex_float, tabular
-from analysis.tables.presentation import MISSING, p_text
+from analysis.tables.presentation import MISSING, minus, p_text
 from analysis.tables.text import plain, wrap_lines
 
 HEADS = ("under", "paper", "ours", "95 %", "p", "verdict", "seeds", "finds", "needs")
@@ -191,7 +190,7 @@ def _latex_lines(part: Section) -> list[tuple[str, list[str]]]:
 
 def _latex(cell: str) -> str:
     """Write a cell as LaTeX, with a minus sign before negative numbers."""
-    return escape(re.sub(r"(^|(?<= ))-(?=\d)", "\N{MINUS SIGN}", cell))
+    return escape(minus(cell))
 
 
 def csv(judged: Judged) -> str:

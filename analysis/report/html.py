@@ -21,7 +21,7 @@ from analysis.tables.agreement import agreement_sentence
 from analysis.tables.captions import caption
 from analysis.tables.cells import Cell, Table
 from analysis.tables.ledger import EVERY, HEADS, Line, by_table, notes, shown
-from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, p_text, percent, ranks
+from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, minus, p_text, percent, ranks
 from recipes.common.json_text import NotJson, parse_json
 from recipes.table_layout import plain_text
 
@@ -58,6 +58,7 @@ def page(
     """
     place = {run.name: index for index, run in enumerate(runs)}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["minus"] = minus
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         about=(

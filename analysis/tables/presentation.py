@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ def p_text(p: float) -> str:
     """Print a p in two digits, and near the level in as many as tell on which side of it p is."""
     texts = (f"{p:.{digits}g}" for digits in range(2, 18))
     return next(text for text in texts if np.sign(float(text) - ALPHA) == np.sign(p - ALPHA))
+
+
+def minus(text: str) -> str:
+    """Write a minus sign before the negative numbers of a cell, instead of the hyphen that programs read."""
+    return re.sub(r"(^|(?<= ))-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 BASELINE_LEGEND = (

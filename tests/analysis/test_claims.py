@@ -298,6 +298,7 @@ def test_verdicts_are_written_everywhere(tmp_path: Path, capsys: pytest.CaptureF
     assert r"\input{claims_verdicts.tex}" in (out / "report.tex").read_text()
     page = (out / "index.html").read_text()
     assert 'id="verdicts-0"' in page and page.count("<td>reproduced</td>") == 4
+    assert "<td>\N{MINUS SIGN}" in page and "<td>-" not in page.replace("<td>--<", "")
 
 
 @pytest.mark.parametrize(
