@@ -162,10 +162,10 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     ]
     own, code = shlex.quote(str(tmp_path / "a run")), shlex.quote(str(tmp_path / "some code"))
     assert given.pop("setup") == [
-        f"[ ! -e {own}/done ] || {{ cd {code}; PYTHONPATH={code} {shlex.quote(sys.executable)} -P "
-        f"-m slurm.after_run {own} finished over; exit 0; }}",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export GLT_PATH=",
+        f"[ ! -e {own}/done ] || {{ cd {code} || exit 0; PYTHONPATH={code} {shlex.quote(sys.executable)} -P "
+        f"-m slurm.after_run {own} finished over; exit; }}",
     ]
     assert given.pop("additional_parameters") == {"requeue": True}
     assert given.pop("srun_args") == ["-K1", "--export=ALL", "--cpus-per-task=3"]

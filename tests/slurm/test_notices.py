@@ -26,7 +26,7 @@ from slurm import site_file
 from slurm.after_run import ending, notices, settings
 from slurm.after_run.settings import Archive, Notify, archive_of, hand_over, handed_over, notify_of
 from slurm.cluster import needs, requeue
-from slurm.cluster.sbatch import parameters
+from slurm.cluster.sbatch import batch_job, parameters
 from slurm.local.run_queue import run_all
 from slurm.monitoring import commands, events, run_state
 from slurm.planning.schedule import Run
@@ -378,15 +378,15 @@ def test_a_job_that_is_cancelled_while_its_failure_is_told_stays_cancelled(
 
 @pytest.mark.parametrize("folder", ["runs", "a b's $(touch canary)"])
 def test_a_job_that_starts_again_after_the_end_does_what_was_not_done(tmp_path: Path, folder: str) -> None:
-    """Where SLURM starts the job of a finished run again its batch script tells the end that was not told, before
-    modules and setup, and leaves with 0; so it does where the code is gone."""
+    """Where SLURM starts the job of a finished run again its batch script tells the end that was not told, and
+    leaves with 0; so it does where the code is gone."""
     words, file = teller(tmp_path)
     runs = tmp_path / folder
     run = run_in(runs, done=True)
     hand_over(runs, {"notify": Notify(command=tuple(words))})
     recipe = resolve(["data=digits_glt", f"runs={tmp_path}"])
     for code in (PROJECT, tmp_path / "gone"):
-        line = parameters(recipe, run, code)["setup"][0]
+        line = "\n".join(parameters(recipe, run, code)["setup"])
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(["bash", "-c", f"{line}\nexit 7"], cwd=tmp_path, env=variables, capture_output=True)
         assert done.returncode == 0
@@ -464,3 +464,20 @@ def test_what_finished_unnoticed_counts(tmp_path: Path) -> None:
     commands.note_launch([a, b], ["x", "table=t"])
     (a / "done").write_text("{}")
     assert [one.counts for one in commands.note_end(b, "given up")] == [{"finished": 1, "given up": 1}]
+
+
+def test_a_finished_run_is_told_by_a_python_that_setup_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that comes back after its run's end does what SLURM gave the last start no time for, and leaves with 0
+    before any rank starts; also where its Python is there only behind the setup lines."""
+    recipe = resolve(["data=digits_glt", "recipe=glt_baseline", f"runs={tmp_path / 'my runs'}"])
+    folder = run_in(recipe.run_folder.parent, recipe.run_folder.name, done=True)
+    command, file = teller(tmp_path)
+    hand_over(folder.parent, {"notify": Notify(command=tuple(command))})
+    stub(tmp_path, "glt-python", f'exec {sys.executable} "$@"')
+    setup = [f"export PATH={tmp_path}:$PATH"]
+    text = batch_job(Run(recipe), PROJECT, setup, own={"python": "glt-python"}).text()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for _ in range(2):  # once more after it was told
+        ended = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert [notice["event"] for notice in told(file)] == ["finished"]
