@@ -167,6 +167,12 @@ class Site:
             )
 
 
+def place() -> Path:
+    """Return where this machine's site file is, or would be."""
+    chosen = os.environ.get("GLT_SITE")
+    return (PROJECT / "slurm" / "site.yaml" if chosen is None else Path(chosen)).expanduser().absolute()
+
+
 def load(cluster: str | None = None) -> Site:
     """Read this machine's site file; an empty one where there is none.
 
@@ -176,8 +182,7 @@ def load(cluster: str | None = None) -> Site:
     Raises:
         RecipeError: one sentence that names the file and what is wrong with it.
     """
-    chosen = os.environ.get("GLT_SITE")
-    path = (PROJECT / "slurm" / "site.yaml" if chosen is None else Path(chosen)).expanduser().absolute()
+    chosen, path = os.environ.get("GLT_SITE"), place()
     if chosen == "" or (chosen is None and not path.exists()):
         if cluster is not None:
             raise RecipeError(f"site={cluster} is not legal: there is no site file, which would describe clusters")
@@ -185,7 +190,7 @@ def load(cluster: str | None = None) -> Site:
     if not path.exists():
         raise RecipeError(f"GLT_SITE={chosen} names a file that does not exist")
     values = _values(path)
-    described, usual = _mapping(path, values, "clusters"), values.pop("default", None)
+    described, usual = _mapping(str(path), values, "clusters"), values.pop("default", None)
     name = _chosen(path, cluster, usual, described)
     layers: list[Layer] = []
     blocks: dict[str, list[Layer]] = {}
@@ -224,11 +229,18 @@ def _chosen(path: Path, cluster: str | None, usual: Any, described: Mapping[str,
     return cluster or usual
 
 
-def _mapping(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Take a mapping of mappings out of the file."""
-    found = values.pop(key, None) or {}
-    if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-        raise RecipeError(f"{path}: {key}={found!r} is not legal: it holds a mapping of keys for each name")
+def _mapping(where: str, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Take a mapping of mappings out of the file.
+
+    Raises:
+        RecipeError: it is none; the sentence quotes no value, for `notify:` may stand there by a slip.
+    """
+    found = {} if values.get(key) is None else values[key]
+    values.pop(key, None)
+    named = {f"{key}.{name}": value for name, value in found.items()} if isinstance(found, dict) else {key: found}
+    if wrong := next((name for name, value in named.items() if not isinstance(value, dict)), None):
+        of_each = "for each name " if wrong == key else ""
+        raise RecipeError(f"{where}: {wrong} is not legal: it holds {of_each}a mapping of keys, such as {{time: 60}}")
     return found
 
 
@@ -239,7 +251,7 @@ def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str
         RecipeError: a key or a block is not legal.
     """
     values = dict(part)
-    blocks = _mapping(path, values, "for")
+    blocks = _mapping(origin, values, "for")
     for name in blocks:
         kind, slash, rest = str(name).partition("/")
         alone = kind == "evaluator" or (kind == "build" and not slash)

@@ -152,6 +152,31 @@ def test_the_site_file_brings_both_and_the_launcher_shows_no_secret(
     assert sentence.startswith(f"{site}: notify") and SECRET not in sentence
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("clusters: {alpha: {notify: 'https://h/S3CRET'}, beta: 3}", "clusters.beta is not legal"),
+        ("clusters:\n  alpha: {notify: 'https://h/S3CRET'}\n  beta:\n", "clusters.beta is not legal"),
+        ("clusters: ['https://h/S3CRET']", "clusters is not legal"),
+        ("clusters: {alpha: {for: {notify: 'https://h/S3CRET'}}}", "clusters.alpha: for.notify is not legal"),
+        ("for: {notify: 'https://h/S3CRET'}", "for.notify is not legal"),
+        ("partition: gpu\nnotify: https://h/S3CRET: x\n", "mapping values are not allowed here (line 2)"),
+        ("partition: gpu\nnotify: 'https://h/S3CRET\n", "while scanning a quoted scalar (line 2)"),
+        ("notify: [tell, S3CRET\npartition: gpu\n", "(line 1)"),
+    ],
+)
+def test_a_slip_around_it_does_not_quote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    """What is wrong elsewhere in the file, or in its YAML, is said by key or line, and no value beside it is shown."""
+    site = tmp_path / "site.yaml"
+    site.write_text(text)
+    monkeypatch.setenv("GLT_SITE", str(site))
+    with pytest.raises(RecipeError) as error:
+        site_file.load()
+    assert said in str(error.value) and str(site) in str(error.value) and SECRET not in str(error.value)
+
+
 def test_jobs_find_it_in_a_file_that_only_its_user_reads(tmp_path: Path) -> None:
     """What a launch hands over is read back, by its user alone, follows the site file, and is gone with it."""
     own = {"notify": Notify(address=f"https://h/{SECRET}"), "archive": Archive("/a", True), "other": 7}
