@@ -38,7 +38,7 @@ SECRET = "S3CRET"
 
 
 @contextmanager
-def server(answer: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def server(answer: int = 200, **headers: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A web server of this machine: its address, with a secret in it, and what it was sent."""
     got: list[dict[str, Any]] = []
 
@@ -46,6 +46,13 @@ def server(answer: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(answer)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            got.append({"event": "GET"})
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -203,6 +210,18 @@ def test_an_address_gets_the_line(tmp_path: Path) -> None:
         ending.after(run, "finished", over=True)
         assert len(got) == 1, "a run is told once to be finished, though its job is started again"
     assert [(e["event"], e["of"], e["to"]) for e in events.beside(run)] == [("notified", "finished", "127.0.0.1")]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_refusal(tmp_path: Path, code: int) -> None:
+    """Where an address answers with another, the line has reached nobody; it is noted as refused, and no other address
+    is asked."""
+    run = run_in(tmp_path)
+    with server() as (other, got), server(code, Location=other) as (address, _):
+        hand_over(tmp_path, {"notify": Notify(address=address)})
+        ending.after(run, "finished", over=True)
+    (event,) = events.beside(run)
+    assert (event["event"], event["error"]) == ("notice refused", f"it answers {code}") and not got
 
 
 @pytest.mark.parametrize("kind", ["dead", "hanging", "dripping", "refusing", "unknown host", "not http"])
