@@ -19,7 +19,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.locks import locked
 from recipes.schema import Recipe
 from slurm import environment
-from slurm.monitoring.run_state import is_finished, nothing_to_do
+from slurm.monitoring.run_state import cluster_name, is_finished, not_asked, nothing_to_do
 from slurm.planning.arrays import Array, arrays, plain_jobs, shown
 from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
 from slurm.site_file import Site
@@ -112,10 +112,11 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
     if not array.alone:
         write_elements(array, asked.folder)
     job = asked.submit()
+    cluster = {"cluster": name} if (name := cluster_name()) else {}
     for number in array.numbers:
         for run in array.elements[number]:
             id_ = job if array.alone or job is None else f"{job}_{number}"
-            named = {} if array.alone else {"array": asked.name}
+            named = cluster if array.alone else {**cluster, "array": asked.name}
             needs = [need.name for need in run.needs if not is_finished(need)]
             append_event(run.folder, "submitted", incarnation=LAUNCHER, job=id_, code=code.name, needs=needs, **named)
             if not array.alone and job is not None:
@@ -235,9 +236,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
         events = read(folder)
         state = state_of(folder, events, known)
         if state == "unknown":
-            raise RecipeError(
-                f"SLURM does not answer (squeue), so nothing was submitted: {folder.name} may be in its queue already"
-            )
+            raise RecipeError(f"{not_asked(events)}, so nothing was submitted: {folder.name} may be in its queue already")
         if state in LIVE:  # perhaps on this machine
             settled[folder] = state
             if job := job_of(folder, events, known or {}):

@@ -37,6 +37,7 @@ ENDED = (
 HELD = r"HOLD|Hold|[Hh]eld|SPECIAL_EXIT"
 """SLURM's states and reasons of a job that waits to be released; not `QOSUsageThreshold`."""
 STUCK_AFTER_S = 600.0
+ANSWER_S = 20.0
 
 
 class Job(NamedTuple):
@@ -236,6 +237,27 @@ def nothing_to_do(folder: Path, state: str = "finished") -> str:
     return f"{folder} is {state}: nothing to do" + (f"; {gone}" if gone else "")
 
 
+@functools.cache
+def cluster_name() -> str:
+    """Return the name of the cluster whose queue is asked here; empty where SLURM does not tell."""
+    said = environment.answer(("scontrol", "show", "config"), ANSWER_S)[1]
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
+    """Return the cluster that the run's last job was submitted on, where it is not asked here and may have the job."""
+    last: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
+    cluster = str(last.get("cluster", ""))
+    return cluster if cluster and not is_over(events) and cluster != cluster_name() else ""
+
+
+def not_asked(events: Sequence[Mapping[str, Any]]) -> str:
+    """Say which queue could not be asked for a run that is `unknown`."""
+    cluster = elsewhere(events)
+    return f"the queue of cluster {cluster} is not asked from here" if cluster else "SLURM does not answer (squeue)"
+
+
 def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, Job] | None) -> str:
     """Return the run's state, by the first that knows: `done`, the local lock, the queue, the last event."""
     if (folder / "done").exists():
@@ -243,6 +265,8 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     events = _of_the_run(events)
     if is_held(folder / "lock"):
         return _moving(folder)
+    if elsewhere(events):
+        jobs = None
     cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
     said = "cancelled" if cancelled else _said(events[-1]) if events else "new"
     if jobs is None and _has_been_submitted(events):
