@@ -45,6 +45,8 @@ REFUSED: Mapping[str, str] = {
 CONTAINER = "the site file's key `container:` is the place for containers"
 OF_GPUS = ("gpu-", "mem-per-gpu")
 """Beginnings of options that mean nothing, or are refused by sbatch, in a job without GPUs."""
+OF_A_START = ("hold", "begin")
+"""Options about when a run's job may start; what that job submits itself starts with it."""
 MEMORY = ("mem-per-cpu", "mem-per-gpu")
 """SLURM takes one of these and mem."""
 SIGNS = "_ . , : ; = / @ + & | * [ ] ( ) { } ~ ! ^ -"
@@ -126,6 +128,12 @@ def shown(options: Mapping[str, Any]) -> str:
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are to be set."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def on_one_node(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without a list of several nodes, all of which a job would have to get."""
+    several = ("nodefile", *(["nodelist"] if re.search(r"[,\[ ]", str(options.get("nodelist", ""))) else []))
+    return {name: value for name, value in options.items() if name not in several}
 
 
 def mapping(options: Any) -> Any:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from recipes.common.errors import RecipeError
+from recipes.layers import Layer
 from recipes.resolve import resolve
 from slurm import evaluator, site_file
 from slurm.cluster import requeue
@@ -90,6 +91,19 @@ def test_it_asks_for_what_one_task_has(tmp_path: Path) -> None:
     assert job.folder == recipe.run_folder / "eval"
     in_queue = {"8": run_state.Job("RUNNING", 0, given["job-name"] or "", str(job.folder / evaluator.FILE))}
     assert run_state.job_of(recipe.run_folder, [], in_queue) is None, "it is not taken for the run's job"
+
+
+@pytest.mark.parametrize("nodes, kept", [("a,b", False), ("n[1-2]", False), ("a", True)])
+def test_it_is_not_bound_to_the_runs_nodes(tmp_path: Path, nodes: str, kept: bool) -> None:
+    """sbatch refuses a job of one node with a list of several, so no such list is inherited; nor what delays the run's
+    own start. What the site file says for evaluators counts all the same."""
+    asked = [f"slurm.options.{option}" for option in (f"nodelist={nodes}", "nodefile=f", "hold=true", "begin=18:00")]
+    run = Run(resolve([*WORDS, *asked, "slurm.options.nice=5", f"runs={tmp_path}"]))
+    given = flags(evaluator_job(run, tmp_path / "code", Site()).text())
+    assert {"nodelist", "nodefile", "hold", "begin", "nice"} & set(given) == {"nice", *(["nodelist"] if kept else [])}
+    own = {"evaluator": [Layer("site", {"options": {"nodelist": "c"}})]}
+    site = Site(path=tmp_path / "site.yaml", blocks=own)
+    assert flags(evaluator_job(run, tmp_path / "code", site).text())["nodelist"] == "c"
 
 
 def test_what_the_site_file_says_of_evaluators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
