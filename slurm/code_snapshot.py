@@ -116,7 +116,9 @@ def _read(root: Path) -> dict[str, bytes]:
         *(path for room in ROOMS for suffix in SUFFIXES for path in (root / room).rglob(suffix)),
     ]
     own = {site_file.place(), *(root / "slurm").glob("*.yaml")} - {root / "slurm" / EXAMPLE}
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path not in own}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path not in own
+    }
 
 
 def _digest(files: dict[str, bytes]) -> str:

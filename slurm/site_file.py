@@ -24,13 +24,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from recipes.common import search_path
 from recipes.common.addresses import COMMAND, PIPE, is_remote
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 from recipes.dataset_values import sets_in
 from recipes.layers import Layer, SiteValues, blocks_of_run, overlaid
-from recipes.sbatch.options import OWN, SHORT, refused, shown
+from recipes.sbatch.options import OF_ALL_VERSIONS, OF_SOME_VERSIONS, OWN, SHORT, checked_value, refused, shown
 from recipes.schema import PROJECT, Recipe, Slurm
 from recipes.yaml_io import load_yaml
 from sharding.building.request import stage_names
@@ -299,15 +301,37 @@ def _check_setup(held: Mapping[str, Any], where: str) -> None:
 
 def _instead(line: str) -> str:
     """Say how the site file asks for what a line of a batch file asks for."""
-    found = re.match(r"\s*#SBATCH\s+(?:--([A-Za-z][\w-]*)|-([A-Za-z]))(?:\s*=?\s*)(.*)", line)
-    if not found:
-        return "`options:` holds sbatch's options by their long names"
-    name = found[1] or SHORT.get(found[2], found[2])
-    value = re.split(r"\s#", found[3])[0].strip().strip("'\"")
+    try:
+        words = shlex.split(line.strip().removeprefix("#SBATCH"), comments=True)
+    except ValueError:  # a quote without its end
+        words = []
+    found: list[tuple[str, str]] = []
+    for word in words:
+        if asked := re.fullmatch(r"--([A-Za-z][\w-]*)(?:=(.*))?|-([A-Za-z])=?(.*)", word):
+            found.append((asked[1] or SHORT.get(asked[3], asked[3]), asked[2] or asked[4] or ""))
+        elif found and not found[-1][1]:
+            found[-1] = found[-1][0], word
+    said = [_instead_of(name, value) for name, value in found]
+    return "; ".join(said) or "`options:` holds sbatch's options by their long names"
+
+
+def _instead_of(name: str, value: str) -> str:
+    """Say how the site file asks for one option of sbatch; what is advised is legal as it is written."""
     if name in OWN:
-        return f"`{OWN[name]}: {value.rpartition('@')[2] if name == 'signal' else value}` says it"
+        text = value.rpartition("@")[2] if name == "signal" else value
+        try:
+            Slurm.model_validate({OWN[name]: text})
+        except ValidationError:
+            return f"`{OWN[name]}` is the key of --{name}"
+        return f"`{OWN[name]}: {text}` says it"
     if reason := refused(name):
         return f"--{name} is not to be set: {reason}"
+    if name not in (known := [*OF_ALL_VERSIONS.split(), *OF_SOME_VERSIONS.split()]):
+        return f"sbatch has no option --{name}: {nearest(name, known)}"
+    try:
+        checked_value(value or True)
+    except ValueError as error:
+        return f"`options:` holds --{name}, but not with this value: {error}"
     return f"`options: {shown({name: value or True})}` says it"
 
 

@@ -61,6 +61,24 @@ SHORT = {
     **{"w": "nodelist", "x": "exclude"},
 }
 """sbatch's options of one letter."""
+OF_ALL_VERSIONS = (
+    "account acctg-freq array batch bb bbf begin chdir cluster-constraint clusters comment constraint container "
+    "contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency "
+    "distribution error exclude exclusive export export-file extra-node-info get-user-env gid gpu-bind gpu-freq gpus "
+    "gpus-per-node gpus-per-socket gpus-per-task gres gres-flags help hint hold ignore-pbs input job-name "
+    "kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network "
+    "nice no-kill no-requeue nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node "
+    "ntasks-per-socket open-mode output overcommit oversubscribe parsable partition prefer priority profile "
+    "propagate qos quiet reboot requeue reservation signal sockets-per-node spread-job switches test-only "
+    "thread-spec threads-per-core time time-min tmp uid usage use-min-nodes verbose version wait wait-all-nodes wckey "
+    "wrap"
+)
+"""Options of sbatch from 22.05 on; its help leaves some out, as hint where the cluster does not bind tasks."""
+OF_SOME_VERSIONS = (
+    "consolidate-segments container-id extra oom-kill-step power resv-ports segment spread-segments stepmgr tres-bind "
+    "tres-per-task"
+)
+"""Options that some version has and another has not: they count where no sbatch is here to be asked."""
 
 
 def spelled(options: Mapping[Any, Any]) -> dict[Any, Any]:

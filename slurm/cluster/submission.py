@@ -236,7 +236,9 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
         events = read(folder)
         state = state_of(folder, events, known)
         if state == "unknown":
-            raise RecipeError(f"{not_asked(events)}, so nothing was submitted: {folder.name} may be in its queue already")
+            raise RecipeError(
+                f"{not_asked(events)}, so nothing was submitted: {folder.name} may be in its queue already"
+            )
         if state in LIVE:  # perhaps on this machine
             settled[folder] = state
             if job := job_of(folder, events, known or {}):

@@ -267,8 +267,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return _moving(folder)
     if elsewhere(events):
         jobs = None
-    cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
-    said = "cancelled" if cancelled else _said(events[-1]) if events else "new"
+    said = _said_last(events)
     if jobs is None and _has_been_submitted(events):
         return said if is_over(events) else "unknown"
     job = job_of(folder, events, jobs or {})
@@ -308,6 +307,13 @@ def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
     events = _of_the_run(events)
     final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
     return bool(events) and (events[-1].get("verdict") in final or events[-1]["event"] == "waiting")
+
+
+def _said_last(events: Sequence[dict[str, Any]]) -> str:
+    """Return the state that a run's events speak of; `cancelled` stays, whatever ranks say on their way out."""
+    if any(event.get("verdict") == "cancelled" for event in since_submitted(events)):
+        return "cancelled"
+    return _said(events[-1]) if events else "new"
 
 
 def _said(event: Mapping[str, Any]) -> str:

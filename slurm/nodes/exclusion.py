@@ -140,7 +140,8 @@ def _usable(known: "Mapping[str, str]", ask: "Asking") -> "dict[str, str]":
     return {
         node: state
         for node, state, features, *rest in (words for words in listed if len(words) == 6)
-        if enough(not feature or feature in features.split(",") for feature in wanted) and _is_large_enough(known, *rest)
+        if enough(not feature or feature in features.split(",") for feature in wanted)
+        and _is_large_enough(known, *rest)
     }
 
 

@@ -35,9 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_copy_is_the_suite_and_its_commit(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no
     site file whatever its name, no example runs and no temporary folder beside it.
     """
@@ -51,8 +49,7 @@ def test_the_copy_is_the_suite_and_its_commit(
     expected = {
         name: text
         for name, text in contents(project).items()
-        if name.endswith((".py", ".yaml"))
-        and not name.startswith(("tests/", *sites, "examples/fashion_glt/"))
+        if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", *sites, "examples/fashion_glt/"))
     }
     assert len(expected) > 50
     assert contents(code) == expected | {"COMMIT": b"unknown\n"}

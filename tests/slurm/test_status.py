@@ -725,7 +725,9 @@ def test_a_run_of_another_cluster_is_not_submitted_again(beta: None, tmp_path: P
         events.append_event(folder, "start", incarnation="7.0")
         assert run_state.state_of(folder, events.read(folder), run_state.queue()) == state
     assert remarks("it", events.read(folder)) == ["it: its job is on cluster alpha, whose queue is not asked from here"]
-    with pytest.raises(RecipeError, match="the queue of cluster alpha is not asked from here, so nothing was submitted"):
+    with pytest.raises(
+        RecipeError, match="the queue of cluster alpha is not asked from here, so nothing was submitted"
+    ):
         submission.preview([Run(recipe)], None, Site())
     with pytest.raises(StatusError, match="has its job on cluster alpha: the same command there cancels it"):
         status.cancel(folder)
