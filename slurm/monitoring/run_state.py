@@ -273,9 +273,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
     if known is None:
-        if said == "submitted" and events[-1].get("job") is None and time.time() - events[-1]["time"] < TELLS_S:
-            return "unknown"
-        return "lost" if said in ("start", "submitted", "requeue") else said
+        return _without_a_job(events, said)
     if known.state == "DependencyNeverSatisfied":
         return "blocked"
     if re.search(HELD, known.state):
@@ -289,6 +287,12 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     if known.state in ENDED:
         return "failed" if said in ("start", "submitted", "requeue", "stopped") else said
     return _of_a_live_job(folder, events, known, said)
+
+
+def _without_a_job(events: Sequence[Mapping[str, Any]], said: str) -> str:
+    if said == "submitted" and events[-1].get("job") is None and time.time() - events[-1]["time"] < TELLS_S:
+        return "unknown"
+    return "lost" if said in ("start", "submitted", "requeue") else said
 
 
 def _of_a_live_job(folder: Path, events: Sequence[Mapping[str, Any]], job: Job, said: str) -> str:

@@ -44,6 +44,7 @@ def test_only_what_nobody_decided_reaches_sbatch(monkeypatch: pytest.MonkeyPatch
     given = {
         **{"SBATCH_JOB_NAME": "x", "SBATCH_EXPORT": "NONE", "SBATCH_TIMELIMIT": "1", "SBATCH_MEM_PER_CPU": "1"},
         **{"SBATCH_RESERVATION": "r", "SBATCH_PARTITION": "p", "SBATCH_GRES": "gpu:1"},
+        **{"SBATCH_CONTAINER": "/c", "SBATCH_KILL_INVALID_DEP": "yes", "SBATCH_TRES_PER_TASK": "gpu:1"},
         **{"SLURM_CONF": "/c", "SLURM_JWT": "j", "SLURM_JOB_ID": "5", "SRUN_DEBUG": "1", "SUBMITIT_FOLDER": "x"},
         **{"RANK": "3", "TORCHELASTIC_USE_AGENT_STORE": "True", "SQUEUE_USERS": "x"},
     }
@@ -55,8 +56,9 @@ def test_only_what_nobody_decided_reaches_sbatch(monkeypatch: pytest.MonkeyPatch
     ):
         assert set(environment.for_sbatch(options)) & set(given) == {"SLURM_CONF", "SLURM_JWT", *passed}
     assert environment.remarks(("time", "mem", "gpus_per_node")) == [
-        "variables of this shell that are set aside: SBATCH_EXPORT, SBATCH_GRES, SBATCH_JOB_NAME, SBATCH_MEM_PER_CPU, "
-        "SBATCH_TIMELIMIT, RANK, TORCHELASTIC_USE_AGENT_STORE, 3 of a job or step",
+        "variables of this shell that are set aside: SBATCH_CONTAINER, SBATCH_EXPORT, SBATCH_GRES, SBATCH_JOB_NAME, "
+        "SBATCH_KILL_INVALID_DEP, SBATCH_MEM_PER_CPU, SBATCH_TIMELIMIT, SBATCH_TRES_PER_TASK, RANK, "
+        "TORCHELASTIC_USE_AGENT_STORE, 3 of a job or step",
         "variables of this shell that sbatch gets, below the recipe: SBATCH_PARTITION=p, SBATCH_RESERVATION=r",
     ]
 

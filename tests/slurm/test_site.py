@@ -119,6 +119,7 @@ def test_the_default_site_file_is_the_projects(tmp_path: Path, monkeypatch: pyte
         ("setup: date", "setup='date'"),
         ("setup: [{export A: b}]", "shell lines"),
         ("setup: ['a\n\n  b']", "shell lines"),
+        ('setup: ["a\\0b"]', "shell lines"),
         ("time: 1\nsignal_delay_s: 60", "slurm.signal_delay_s=60"),
     ],
 )
