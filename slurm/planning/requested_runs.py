@@ -157,7 +157,7 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
         )
     if gpus and gpus % pack:
         raise RecipeError(
-            f"pack={pack} does not share slurm.gpus={gpus} evenly: "
+            f"pack={pack} does not share a node's {gpus} GPUs (slurm.gpus_per_node) evenly: "
             f"{', '.join(str(share) for share in range(1, gpus + 1) if gpus % share == 0)} are legal"
         )
     if not gpus:

@@ -35,19 +35,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> None:
+def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no
-    site file, no example runs and no temporary folder beside it.
+    site file whatever its name, no example runs and no temporary folder beside it.
     """
-    (project / "slurm" / "site.yaml").write_text("setup: [export TOKEN=secret]\n")
+    sites = ("slurm/site.yaml", "slurm/lab.yaml", "recipes/home.yaml")
+    for name in sites:
+        (project / name).write_text("setup: [export TOKEN=secret]\n")
+    monkeypatch.setenv("GLT_SITE", str(project / "recipes" / "home.yaml"))
     (project / "tests").mkdir()
     (project / "tests" / "test_x.py").touch()
     code = code_snapshot.snapshot_code(tmp_path / "runs")
     expected = {
         name: text
         for name, text in contents(project).items()
-        if name.endswith((".py", ".yaml"))
-        and not name.startswith(("tests/", "slurm/site.yaml", "examples/fashion_glt/"))
+        if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", *sites, "examples/fashion_glt/"))
     }
     assert len(expected) > 50
     assert contents(code) == expected | {"COMMIT": b"unknown\n"}
