@@ -24,7 +24,7 @@ TOY: dict[str, list[list[str]]] = {
     "growth": [["most=1e5", "windowed=1e5", "classes=100", "n=1"]],
     "gpu": [["size=toy", "only=nccl", "out={scratch}/gpu"]],
     "listing": [["rows=2000"]],
-    "loader.data": [["out={scratch}/loader", "images=256"]],
+    "loader.data": [["out={scratch}/images", "images=32"]],
     "loader.run": [["data={scratch}/loader", "images=256", "rounds=1", "only=224,pixels", "rows=ours, pillow"]],
     "packing": [["images=20", "crops=100", "views=2"]],
     "plan_thread": [["samples=1e5", "n=1"]],
@@ -59,9 +59,10 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("name", "words"), CALLS, ids=[f"{name} {words[0]}" for name, words in CALLS])
-def test_a_bench_runs(name: str, words: list[str], scratch: Path, digits_root: Path) -> None:
+def test_a_bench_runs(name: str, words: list[str], scratch: Path, request: pytest.FixtureRequest) -> None:
     """It ends well, and prints what it measured, in numbers."""
-    given = [word.format(scratch=scratch, digits=digits_root) for word in words]
+    digits = request.getfixturevalue("digits_root") if any("{digits}" in word for word in words) else None
+    given = [word.format(scratch=scratch, digits=digits) for word in words]
     ended = subprocess.run(
         [sys.executable, "-m", f"tests.bench.{name}", *given],
         cwd=PROJECT,
