@@ -124,6 +124,17 @@ class Site:
         asked = {key: value for key, value in values.items() if key in Slurm.model_fields}
         return resolve(["recipe=glt_baseline"], asked, blocks[-1].origin).slurm
 
+    @property
+    def evaluator_origins(self) -> dict[str, str]:
+        """Where the values come from that the file says for evaluators, by the dotted keys of a recipe."""
+        asked = [
+            Layer(
+                layer.origin, {"slurm": {key: layer.values[key] for key in layer.values if key in Slurm.model_fields}}
+            )
+            for layer in self.blocks.get("evaluator", ())
+        ]
+        return merged(asked)[1]
+
     def for_build(self, stage: str | None = None) -> Site:
         """Return what holds for a build, or for a stage of one."""
         return self._with("build", *([f"build/{stage}"] if stage else []))
