@@ -232,9 +232,10 @@ def _batch_file(command: Training, array: "Array") -> list[str]:
 
     first = array.runs[0]
     job = submission.job_of(array, place(first.folder.parent), command.site)
-    origins = by_origin(job, first.recipe.slurm.options, _merged(command, first))
-    beside = submission.evaluator_text(array, command.site)
-    return [*(f"# {line}" for line in (f"batch file of {job.name}", *origins)), job.text(), *beside]
+    origins = _merged(command, first)
+    beside = submission.evaluator_text(array, command.site, origins)
+    said = (f"batch file of {job.name}", *by_origin(job, origins))
+    return [*(f"# {line}" for line in said), job.text(), *beside]
 
 
 def _merged(command: Training, run: "Run") -> dict[str, str]:

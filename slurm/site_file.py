@@ -126,6 +126,11 @@ class Site:
         asked = {key: value for key, value in values.items() if key in Slurm.model_fields}
         return resolve(["recipe=glt_baseline"], asked, blocks[-1].origin).slurm
 
+    @property
+    def evaluator_origins(self) -> dict[str, str]:
+        """Where the values come from that the file says for evaluators, by the dotted keys of a recipe."""
+        return merged([_asked_in(layer) for layer in self.blocks.get("evaluator", ())])[1]
+
     def for_build(self, stage: str | None = None) -> Site:
         """Return what holds for a build, or for a stage of one."""
         return self._with("build", *([f"build/{stage}"] if stage else []))
@@ -310,13 +315,18 @@ def _part(part: Mapping[str, Any], origin: str) -> _Part:
 
 def _check_asked(layer: Layer) -> None:
     """Refuse values of the recipe's section; whether they go together is checked with the recipe."""
-    asked = {key: value for key, value in layer.values.items() if key in Slurm.model_fields and value is not None}
-    tree, origins = merged([Layer(layer.origin, {"slurm": asked})])
+    tree, origins = merged([_asked_in(layer)])
     try:
         _Asked.model_validate({"slurm": tree["slurm"]})
     except ValidationError as error:
         if any(len(one["loc"]) > 1 for one in error.errors()):
             raise RecipeError(sentence(error, origins)) from None
+
+
+def _asked_in(layer: Layer) -> Layer:
+    """Return what a layer holds of the recipe's section, nested as a recipe is, without what it takes away."""
+    asked = {key: value for key, value in layer.values.items() if key in Slurm.model_fields and value is not None}
+    return Layer(layer.origin, {"slurm": asked})
 
 
 class _Asked(BaseModel):

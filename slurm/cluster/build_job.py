@@ -172,12 +172,13 @@ def _asked(words: Sequence[str], site: Site) -> tuple[Slurm, dict[str, str]]:
 def _show(build: Build) -> int:
     """Print each stage's command and batch file: `cluster=dry`."""
     after = None
-    print(*(f"# {line}\n" for line in _remarks(build)), sep="", end="")
+    site = f"site file: {build.plan[0].site.named(())}"
+    print(*(f"# {line}\n" for line in (site, *_remarks(build))), sep="", end="")
     for stage in build.plan:
         print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
         job = _job(build, stage, place(build.work), after)
         origins = {**stage.origins, "nodes": LAUNCHER, "tasks_per_node": LAUNCHER}
-        print(*(f"# {line}" for line in by_origin(job, stage.slurm.options, origins)), job.text(), sep="\n")
+        print(*(f"# {line}" for line in by_origin(job, origins)), job.text(), sep="\n")
         after = f"JOB_OF_{stage.name.upper()}"
     return 0
 

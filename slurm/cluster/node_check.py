@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,10 +28,12 @@ from recipes.common.addresses import free_port
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import DataError, RecipeError, UserError, one_line
 from recipes.common.json_text import read_object
-from recipes.resolve import resolve
+from recipes.layers import SiteValues
+from recipes.resolve import merge, resolve
 from recipes.schema import PROJECT, Recipe
 from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
+from slurm.cluster.origins import LAUNCHER, by_origin
 from slurm.cluster.sbatch import asked, gpu_options
 from slurm.cluster.sbatch_help import refuse_unknown
 from slurm.cluster.submission import alone
@@ -123,11 +125,13 @@ class NodeCheck:
         recipe: says what the job asks SLURM for.
         folder: where the look is made.
         site: this machine's site file.
+        origins: where the recipe's values come from, by their dotted keys.
     """
 
     recipe: Recipe
     folder: Path
     site: Site
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def job(self) -> CheckJob:
@@ -172,21 +176,25 @@ def parse_command(words: Sequence[str], site: Site) -> NodeCheck | EarlierCheck:
         return EarlierCheck(Path(what))
     others = [word for word in words if not word.startswith("check=")]
     # Of the site file what is true of all runs: what stands in `for:` is for others.
-    recipe = resolve(["recipe=glt_baseline", *others], dict(site.slurm), str(site.path))
+    given = ["recipe=glt_baseline", *others]
+    of_all = SiteValues(site.slurm.layers) if isinstance(site.slurm, SiteValues) else {}
+    recipe = resolve(given, of_all)
     if recipe.cluster not in MODES:
         raise RecipeError(f"cluster={recipe.cluster} does not go with check=: {nearest(recipe.cluster, MODES)}")
     if recipe.cluster != "local":
         site.refuse_no_cluster()
         refuse_unknown(recipe.slurm.options)
     folder = recipe.run_folder.parent.absolute() / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return NodeCheck(recipe, folder, site)
+    return NodeCheck(recipe, folder, site, merge(given, of_all)[1])
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
 def _show(check: NodeCheck) -> int:
     """Print the batch file: `cluster=dry`."""
     job = _job(check, place(check.folder.parents[1]))
-    print(*(f"# {line}\n" for line in _remarks(check, job)), sep="", end="")
+    owned = dict.fromkeys(("slurm.time", "slurm.signal_delay_s"), LAUNCHER)
+    said = [f"site file: {check.site.named(())}", *_remarks(check, job), *by_origin(job, {**check.origins, **owned})]
+    print(*(f"# {line}\n" for line in said), sep="", end="")
     print(job.text())
     return 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,8 +164,15 @@ def _write_evaluator(run: Run, code: Path, site: Site, pack: int) -> None:
         (folder / evaluator.FILE).unlink(missing_ok=True)
 
 
-def evaluator_text(array: Array, site: Site) -> list[str]:
-    """Return the batch file of a run's evaluator, the first run's of an array, with a word on it; none has none."""
+def evaluator_text(array: Array, site: Site, origins: Mapping[str, str]) -> list[str]:
+    """Return the batch file of a run's evaluator, the first run's of an array, with a word on it; none has none.
+
+    Args:
+        array: the runs.
+        site: this machine's site file.
+        origins: where the run's values come from, by their dotted keys.
+    """
+    from slurm.cluster.origins import LAUNCHER, by_origin
     from slurm.cluster.sbatch import evaluator_job
     from slurm.code_snapshot import place
 
@@ -174,7 +181,9 @@ def evaluator_text(array: Array, site: Site) -> list[str]:
         return []
     job = evaluator_job(first, place(first.folder.parent), site, array.pack)
     more = f"; the others' are like it ({len(array.runs)} runs)" if len(array.runs) > 1 else ""
-    return ["", f"# batch file of {job.name}, which the run's job submits at each of its starts{more}", job.text()]
+    said = f"batch file of {job.name}, which the run's job submits at each of its starts{more}"
+    own = {**origins, **site.evaluator_origins, "nodes": LAUNCHER, "tasks_per_node": LAUNCHER}
+    return ["", *(f"# {line}" for line in (said, *by_origin(job, own))), job.text()]
 
 
 def job_of(array: Array, code: Path, site: Site, condition: str | None = None) -> BatchJob:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -169,13 +170,19 @@ def test_a_job_that_is_cancelled_while_it_waits_for_the_submission_decides_nothi
 
 
 def test_a_dry_run_shows_it(tmp_path: Path) -> None:
-    """cluster=dry shows the evaluator's batch file after the run's, and writes nothing."""
-    shown = launch(*WORDS, "cluster=dry", f"runs={tmp_path}", "recipe=glt_baseline")
+    """cluster=dry shows the evaluator's batch file after the run's, with where its lines come from, and writes
+    nothing."""
+    site = tmp_path / "site" / "site.yaml"
+    site.parent.mkdir()
+    site.write_text("partition: gpu\nfor: {evaluator: {time: 60, options: {nice: 5}}}\n")
+    shown = launch(*WORDS, "cluster=dry", f"runs={tmp_path / 'runs'}", "recipe=glt_baseline", GLT_SITE=str(site))
     assert shown.returncode == 0, shown.stderr
     first, second = shown.stdout.split("#!/bin/bash")[1:]
     assert (flags(first)["nodes"], flags(second)["nodes"]) == ("2", "1")
     assert ".eval, which the run's job submits at each of its starts" in first
-    assert not list(tmp_path.iterdir())
+    assert f"\n#   {site}: partition\n#   {site}, for.evaluator: nice, time\n#   the command line: gpus" in first
+    assert re.search(r"\n#   the launcher, which must own them: .*\bnodes, ntasks-per-node\b", first)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_step_beside_the_ranks_in_an_allocation(tmp_path: Path) -> None:

@@ -354,10 +354,18 @@ def test_dry_shows_the_looks_job_and_touches_nothing(
 ) -> None:
     """`cluster=dry` prints the batch file: as many tasks and GPUs as a run would ask for, a few minutes, no requeue."""
     site = tmp_path / "site.yaml"
-    site.write_text("partition: gpu\ngpus_per_node: 4\nsetup: [date]\nlook: {disk_mb_s: 100}\n")
+    site.write_text(
+        "gpus_per_node: 4\nsetup: [date]\nlook: {disk_mb_s: 100}\ndefault: a\n"
+        "clusters: {a: {partition: gpu, options: {comment: c}, for: {recipe/glt_baseline: {account: not-here}}}}\n"
+    )
     monkeypatch.setenv("GLT_SITE", str(site))
     assert launcher.main(["check=nodes", "nodes=2", "cluster=dry", f"runs={tmp_path / 'runs'}"]) == 0
-    text = batch_part(capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert f"# site file: {site}, clusters.a\n" in shown
+    assert f"\n#   {site}, clusters.a: comment, partition\n" in shown
+    assert f"\n#   {site}: gpus-per-node, ntasks-per-node\n" in shown and "\n#   the command line: nodes\n" in shown
+    assert "not-here" not in shown
+    text = batch_part(shown)
     for line in (
         "--nodes=2",
         "--ntasks-per-node=4",
