@@ -4,8 +4,8 @@ A run is left out, and a note says so, when it is unfinished, has another preset
 ask for. When the runs of a row disagree about the recipe's hash, those count that are the recipe as it stands, and the
 others are variants, which are listed and mark nothing; where none is, or where they disagree about the data's
 fingerprint, nobody can say which is meant, and none of them counts. Where none is and all agree, they count. A cell is
-marked where something was left out, where a seed is lacking, and where a run was changed on the command line; the notes
-say why.
+marked where something else than a further seed was left out, where a seed is lacking, and where a run was changed on
+the command line; the notes say why.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         )
         choice.state = "missing"
         return choice
-    variants = variants_of(layout, row, source, candidates)
+    variants, further = variants_of(layout, row, source, candidates), []
     for run in (run for run in candidates if run not in variants):
         state, reason = _why_left_out(layout, row, run)
         if not state:
@@ -208,7 +208,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         else:
             choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
             choice.left_out.append((run.name, reason))
-            choice.notes.append(f"{label}: {run.name} is left out: {reason}")
+            more = run.preset == layout.preset and run.seed not in layout.seeds_of(row)  # nothing is amiss with these
+            (further if more else choice.notes).append(f"{label}: {run.name} is left out: {reason}")
     if unlike := what_differs(choice.runs):
         choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
@@ -230,6 +231,7 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     if lacking:
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
     choice.marked = bool(choice.notes)
+    choice.notes += further
     for run in variants:
         values = ", ".join(run.departures()) or f"the hash {run.hash}"
         reason = f"it is a variant, with {values} (a row with `set:` would show it)"

@@ -158,19 +158,21 @@ def test_unlike_runs_are_never_averaged(tmp_path: Path, change: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "reason", "marked"),
     [
-        ({"preset": "corrected", "hash_": "ffffffff"}, "its preset is corrected, the table's is paper"),
-        ({"seed": 7}, "its seed 7 is not among the table's"),
+        ({"preset": "corrected", "hash_": "ffffffff"}, "its preset is corrected, the table's is paper", True),
+        ({"seed": 7}, "its seed 7 is not among the table's", False),
     ],
 )
-def test_foreign_run_is_left_out_by_name(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    """A run of another preset or seed leaves the others' mean alone, and is named."""
+def test_foreign_run_is_left_out_by_name(tmp_path: Path, change: dict[str, Any], reason: str, marked: bool) -> None:
+    """A run of another preset or seed leaves the others' mean alone, and is named; more seeds than the table asks for
+    are no reason for a mark.
+    """
     write_run(tmp_path, cbl=HALF)
     write_run(tmp_path, seed=1, cbl=HALF)
     other = write_run(tmp_path, **{"cbl": MOST, **change})
     made = table(tmp_path)
-    assert cell(made, 0, 0).values == (0.5, 0.5) and cell(made, 0, 0).marked
+    assert cell(made, 0, 0).values == (0.5, 0.5) and cell(made, 0, 0).marked == marked
     assert f"Plain: {other.name} is left out: {reason}" in notes(made)
 
 
