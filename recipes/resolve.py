@@ -75,7 +75,7 @@ def resolve(
     tree, origins = merge(words, site, site_name, said)
     recipe = _with_source(_validated(tree, origins), first, site, said)
     check(recipe)
-    return with_digests(_written_out(recipe), isinstance(said, Noted))
+    return with_digests(_written_out(recipe), said.files if isinstance(said, Noted) else None)
 
 
 def merge(
@@ -189,6 +189,22 @@ def source_of(recipe: Recipe) -> str | None:
     return recipe.method.init_from or recipe.method.eval_of
 
 
+def has_first_stage(name: Any) -> bool:
+    """Say whether the file of a recipe names another that its runs build on.
+
+    Raises:
+        RecipeError: there is no such recipe, or its file cannot be read.
+    """
+    method = recipe_file(name).values.get("method")
+    named = (method.get("init_from"), method.get("eval_of")) if isinstance(method, dict) else ()
+    return any(source and "-" not in str(source) for source in named)  # a recipe's name has no dash, a run's has
+
+
+def is_of_the_first(key: str) -> bool:
+    """Say whether a command sets a first stage's key apart from the second's, which has its own."""
+    return key.partition(".")[0] in OF_THE_FIRST and key != "optim.precision"
+
+
 def first_words(words: Iterable[str]) -> list[str]:
     """Return the words of a command that are for its first stage, as that one's command has them.
 
@@ -197,8 +213,7 @@ def first_words(words: Iterable[str]) -> list[str]:
     """
     own = [word.removeprefix(FIRST) for word in words if word.startswith(FIRST)]
     for word in own:
-        key = word.partition("=")[0].removeprefix(FIRST)
-        if key.partition(".")[0] not in OF_THE_FIRST or key == "optim.precision":
+        if not is_of_the_first(word.partition("=")[0].removeprefix(FIRST)):
             raise RecipeError(
                 f"{FIRST}{word} is not legal: of a first stage {', '.join(OF_THE_FIRST)} can be set, such as "
                 f"{FIRST}schedule.epochs=3; model, data and optim.precision it takes over from the second"

@@ -233,7 +233,7 @@ def _refuse_own_words(layout: Layout, words: Sequence[str]) -> None:
         raise RecipeError(
             f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., "
             "data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, "
-            "cluster and optim.zero go with it; `set:` of a row in a layout of yours changes its values"
+            "cluster and optim.zero go with it; `set:` in a layout of yours changes the values of all rows or of one"
         )
 
 

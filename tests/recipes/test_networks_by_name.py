@@ -161,7 +161,7 @@ def test_what_a_run_noted_resolves_its_recipe_without_the_library(monkeypatch: p
     monkeypatch.setattr(facts, "version_of", lambda library: "")
     monkeypatch.setattr(facts, "_noted", {})
     facts._answer.cache_clear()
-    said = Noted.read(noted_in(json.loads(json.dumps(meta)), "glt").text)
+    said = Noted.read(noted_in(json.loads(json.dumps(meta)), {"train": "glt"}).text)
     assert list(said.networks) == [asked] and resolve(words, said=said).hash8 == here.hash8
     facts._answer.cache_clear()
 
