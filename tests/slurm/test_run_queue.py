@@ -202,7 +202,7 @@ def test_nothing_is_foretold_before_the_first_training_image(
     Machine(monkeypatch)
     monkeypatch.setattr(progress, "images_of", lambda run: 10**9 * run.recipe.seed)
     assert run_all([Run(recipe) for recipe in recipes(tmp_path, 3)], accept) == 0
-    ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("finished: ")]
+    ends = [line for line in capsys.readouterr().out.splitlines() if " of 3, " in line]
     assert ["about" in line for line in ends] == [False, True, True]
 
 
