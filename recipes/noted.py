@@ -71,8 +71,7 @@ def noted_in(meta: Mapping[str, Any], recipe: Mapping[str, Any]) -> Noted:
 def _digests(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield place and digest of each file that a written-out recipe names."""
     for keys in DIGESTS.items():
-        name = keys[0].partition(".")[0]
-        section = recipe.get(name)
-        found = [section.get(key.partition(".")[2]) for key in keys] if isinstance(section, Mapping) else []
-        if found and all(isinstance(value, str) for value in found):
-            yield found[0], found[1]
+        section = recipe.get(keys[0].partition(".")[0])
+        place, digest = (section.get(key.partition(".")[2]) if isinstance(section, Mapping) else None for key in keys)
+        if isinstance(place, str) and isinstance(digest, str):
+            yield place, digest

@@ -41,7 +41,7 @@ from recipes.layers import (
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
-from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, method_args
+from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, idle_in_a_clean_view, method_args
 from recipes.schema import BETAS, EPS, Batch, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
@@ -75,6 +75,7 @@ def resolve(
     tree, origins = merge(words, site, site_name, said)
     recipe = _with_source(_validated(tree, origins), first, site, said)
     check(recipe)
+    _refuse_crops_of_none(recipe, origins)
     return with_digests(_written_out(recipe), said.files if isinstance(said, Noted) else None)
 
 
@@ -174,6 +175,18 @@ def _free_groups(tree: dict[str, Any], origins: dict[str, str]) -> None:
     if divides and batch.get("micro") is None:
         batch["micro"], origins["batch.micro"] = group, f"batch.bn of {origins[key]}, for {origin}"
     batch["bn"], origins[key] = 0, origin
+
+
+def _refuse_crops_of_none(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse random crops that the command asks for where none are taken; a data set's own say nothing there.
+
+    Raises:
+        RecipeError: it does.
+    """
+    data = recipe.data
+    for key in ("augment.crop_scale", "augment.hflip"):
+        if data.features == "once" and not data.feature_views and origins.get(key) == COMMAND:
+            raise RecipeError(idle_in_a_clean_view(key))
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:

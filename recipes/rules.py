@@ -319,12 +319,18 @@ def features_once(recipe: Recipe) -> str:
         )
     if augment.mixup:
         return "augment.mixup mixes pixels, and data.features=once reads none: leave one of the two out"
-    if augment.randaug and not data.feature_views:
-        return (
-            "augment.randaug would change nothing with data.features=once and its one clean view: "
-            "data.feature_views=4 computes four augmented ones"
-        )
+    for key, on in (("augment.randaug", augment.randaug), ("data.cache_short_side", data.cache_short_side)):
+        if on and not data.feature_views:
+            return idle_in_a_clean_view(key)
     return ""
+
+
+def idle_in_a_clean_view(key: str) -> str:
+    """Say that a key of training images changes nothing in their test crops."""
+    return (
+        f"{key} would change nothing with data.features=once and its one clean view: "
+        "data.feature_views=4 computes four augmented ones"
+    )
 
 
 def evaluator(recipe: Recipe) -> str:

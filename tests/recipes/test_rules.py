@@ -116,6 +116,19 @@ def test_mixup_needs_two_rows_in_a_group(words: str) -> None:
         resolve(["augment.mixup=1", *words.split()])
 
 
+@pytest.mark.parametrize(
+    "word", ["augment.randaug=true", "augment.crop_scale=[0.5,1]", "augment.hflip=false", "data.cache_short_side=40"]
+)
+def test_a_clean_view_takes_no_crops(word: str) -> None:
+    """What would act on training images alone is refused where their features are of test crops; with views it is
+    legal, and a data set's own crops are always."""
+    words = ["data=digits_glt", "model.train=head", "data.features=once"]
+    assert resolve(words).augment.crop_scale == (0.6, 1.0)
+    with pytest.raises(RecipeError, match=r"would change nothing with data\.features=once and its one clean view"):
+        resolve([*words, word])
+    assert resolve([*words, word, "data.feature_views=2"]).data.feature_views == 2
+
+
 def test_sizes_of_other_methods_are_positive_too() -> None:
     """A scale of cosines or a number of parts of 0 is refused before a rank starts."""
     for word in ("recipe=glt_ldam method.args.scale=0", "recipe=glt_tde method.args.heads=0"):
