@@ -10,6 +10,7 @@ literals:
     TRAINS = "all"             or "head": the backbone stays as `method.init_from` left it; or "nothing": the run
                                evaluates the network as it starts
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
+    POSITIVE = ("scale",)      those of ARGS that must be more than 0
     COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
     SMOOTHS = True             its losses are softmax cross-entropies that take `optim.label_smoothing` in
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
@@ -74,6 +75,7 @@ class Declaration:
     FORM: str = "plain"
     TRAINS: str = "all"
     ARGS: dict[str, Any] = field(default_factory=dict)
+    POSITIVE: tuple[str, ...] = ()
     COUNTS: bool = False
     SMOOTHS: bool = False
     REFUSES: dict[str, str] = field(default_factory=dict)
@@ -116,6 +118,9 @@ def declared_in(path: Path) -> Declaration:
         raise RecipeError(f"{path}: ARGS={declared.ARGS} is not legal: a mapping such as {{'scale': 30.0}} is")
     for key, value in declared.ARGS.items():
         _check_argument(path, key, value)
+    numbers = [key for key, value in declared.ARGS.items() if _is_positive(value)]
+    if declared.POSITIVE:
+        _check_choice(path, "POSITIVE", declared.POSITIVE, tuple(numbers))
     for name, reasons in (("REFUSES", declared.REFUSES), ("NEEDS", declared.NEEDS)):
         if not isinstance(reasons, dict) or not all(isinstance(text, str) for pair in reasons.items() for text in pair):
             raise RecipeError(f"{path}: {name}={reasons} is not legal: a mapping of words to their reasons is")
@@ -126,6 +131,12 @@ def _check_choice(path: Path, key: str, value: Any, legal: tuple[Any, ...]) -> N
     is_listed = isinstance(value, tuple | list) and value and all(word in legal for word in value)
     if not is_listed or len(set(value)) != len(value):
         raise RecipeError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
+
+
+def _is_positive(value: Any) -> bool:
+    """Say whether an argument's default, under both presets, is a number of more than 0."""
+    each = value.values() if isinstance(value, dict) else [value]
+    return all(type(one) in (int, float) and one > 0 for one in each)
 
 
 def _check_argument(path: Path, key: Any, value: Any) -> None:

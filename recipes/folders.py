@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +122,13 @@ def hide_command(tree: dict[str, Any], origin: str, of_site: Any) -> None:
     data["root"] = PIPE
 
 
-def with_digests(recipe: Recipe, noted: bool) -> Recipe:
+def with_digests(recipe: Recipe, noted: Mapping[str, str] | None) -> Recipe:
     """Return the recipe with the digests of its files beside them.
 
     Args:
         recipe: resolved, but for them.
-        noted: whether a run noted it; then it may be resolved where the files are not.
+        noted: what a run noted of its files, their digests by their places; then it may be resolved where the files
+            are not. None: there is no such run.
 
     A run that has begun goes on from its checkpoints, so where the recipe has the digest the file may be gone.
 
@@ -137,12 +139,13 @@ def with_digests(recipe: Recipe, noted: bool) -> Recipe:
         name, _, key = field.partition(".")
         section, digest = getattr(recipe, name), of_digest.partition(".")[2]
         place, known = getattr(section, key), getattr(section, digest)
-        if known and (noted or (not (place and Path(place).exists()) and _has_begun(recipe))):
+        if known and (noted is not None or (not (place and Path(place).exists()) and _has_begun(recipe))):
             continue
         if known and place is None:
             raise RecipeError(f"{of_digest}={known} says what a file holds that is not given: {field}=FILE is legal")
         if place is not None:
-            found = checked_digest(field, Path(place), known)
+            gone = (noted or {}).get(place) if not Path(place).exists() else None
+            found = gone or checked_digest(field, Path(place), known)
             recipe = recipe.model_copy(update={name: section.model_copy(update={digest: found})})
     return recipe
 

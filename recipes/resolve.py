@@ -41,7 +41,7 @@ from recipes.layers import (
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
-from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, method_args
+from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, idle_in_a_clean_view, method_args
 from recipes.schema import BETAS, EPS, Batch, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
@@ -75,7 +75,8 @@ def resolve(
     tree, origins = merge(words, site, site_name, said)
     recipe = _with_source(_validated(tree, origins), first, site, said)
     check(recipe)
-    return with_digests(_written_out(recipe), isinstance(said, Noted))
+    _refuse_crops_of_none(recipe, origins)
+    return with_digests(_written_out(recipe), said.files if isinstance(said, Noted) else None)
 
 
 def merge(
@@ -176,6 +177,18 @@ def _free_groups(tree: dict[str, Any], origins: dict[str, str]) -> None:
     batch["bn"], origins[key] = 0, origin
 
 
+def _refuse_crops_of_none(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse random crops that the command asks for where none are taken; a data set's own say nothing there.
+
+    Raises:
+        RecipeError: it does.
+    """
+    data = recipe.data
+    for key in ("augment.crop_scale", "augment.hflip"):
+        if data.features == "once" and not data.feature_views and origins.get(key) == COMMAND:
+            raise RecipeError(idle_in_a_clean_view(key))
+
+
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
     try:
         return Recipe.model_validate(tree)
@@ -189,6 +202,22 @@ def source_of(recipe: Recipe) -> str | None:
     return recipe.method.init_from or recipe.method.eval_of
 
 
+def has_first_stage(name: Any) -> bool:
+    """Say whether the file of a recipe names another that its runs build on.
+
+    Raises:
+        RecipeError: there is no such recipe, or its file cannot be read.
+    """
+    method = recipe_file(name).values.get("method")
+    named = (method.get("init_from"), method.get("eval_of")) if isinstance(method, dict) else ()
+    return any(source and "-" not in str(source) for source in named)  # a recipe's name has no dash, a run's has
+
+
+def is_of_the_first(key: str) -> bool:
+    """Say whether a command sets a first stage's key apart from the second's, which has its own."""
+    return key.partition(".")[0] in OF_THE_FIRST and key != "optim.precision"
+
+
 def first_words(words: Iterable[str]) -> list[str]:
     """Return the words of a command that are for its first stage, as that one's command has them.
 
@@ -197,8 +226,7 @@ def first_words(words: Iterable[str]) -> list[str]:
     """
     own = [word.removeprefix(FIRST) for word in words if word.startswith(FIRST)]
     for word in own:
-        key = word.partition("=")[0].removeprefix(FIRST)
-        if key.partition(".")[0] not in OF_THE_FIRST or key == "optim.precision":
+        if not is_of_the_first(word.partition("=")[0].removeprefix(FIRST)):
             raise RecipeError(
                 f"{FIRST}{word} is not legal: of a first stage {', '.join(OF_THE_FIRST)} can be set, such as "
                 f"{FIRST}schedule.epochs=3; model, data and optim.precision it takes over from the second"

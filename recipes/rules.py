@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from recipes.backbones.facts import facts_of, library_of, unfit
@@ -320,12 +319,18 @@ def features_once(recipe: Recipe) -> str:
         )
     if augment.mixup:
         return "augment.mixup mixes pixels, and data.features=once reads none: leave one of the two out"
-    if augment.randaug and not data.feature_views:
-        return (
-            "augment.randaug would change nothing with data.features=once and its one clean view: "
-            "data.feature_views=4 computes four augmented ones"
-        )
+    for key, on in (("augment.randaug", augment.randaug), ("data.cache_short_side", data.cache_short_side)):
+        if on and not data.feature_views:
+            return idle_in_a_clean_view(key)
     return ""
+
+
+def idle_in_a_clean_view(key: str) -> str:
+    """Say that a key of training images changes nothing in their test crops."""
+    return (
+        f"{key} would change nothing with data.features=once and its one clean view: "
+        "data.feature_views=4 computes four augmented ones"
+    )
 
 
 def evaluator(recipe: Recipe) -> str:
@@ -340,9 +345,15 @@ def evaluator(recipe: Recipe) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- mixup
 def mixup_groups(recipe: Recipe) -> str:
-    """Require groups where mixup forms pairs in them."""
-    if not recipe.augment.mixup or recipe.batch.group:
+    """Require groups of two rows or more where mixup forms pairs in them."""
+    batch = recipe.batch
+    if not recipe.augment.mixup or batch.group > 1:
         return ""
+    if batch.group:
+        return (
+            f"mixup forms pairs inside a group of the batch, and {batch.group_key}=1 leaves each row alone: a group of "
+            "2 rows or more is legal"
+        )
     return (
         "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and "
         "batch.bn=0 leaves none: batch.micro is legal there, which makes groups"
@@ -405,17 +416,13 @@ def one_source(recipe: Recipe) -> str:
 
 
 def nothing_trained(recipe: Recipe) -> str:
-    """Refuse what changes training in a run that only evaluates."""
-    if recipe.trains:
-        return ""
+    """Refuse what changes training in a run that only evaluates another's weights."""
     for key, on, trained in (
         ("ifl", recipe.ifl, "glt_ifl"),
         ("augment.mixup", recipe.augment.mixup, "glt_mixup"),
         ("augment.randaug", recipe.augment.randaug, "glt_randaug"),
     ):
-        if on and not recipe.method.eval_of:
-            return f"{key} cannot be combined with the method {recipe.method.name}, which trains nothing: leave it out"
-        if on:
+        if on and recipe.method.eval_of:
             return (
                 f"{key} cannot be combined with method.eval_of={recipe.method.eval_of}: nothing is trained; name "
                 f"{trained} in method.eval_of instead"
@@ -438,9 +445,29 @@ def class_vectors(recipe: Recipe) -> str:
                 f"method.text cannot be combined with method.{key}={source}, whose classifier or backbone is what the "
                 f"method {method.name} starts from: give it to that run instead"
             )
-    if not Path(method.text).is_file():
-        return f"method.text={method.text} is no file: one that python -m ifl.clip makes is legal"
     return ""
+
+
+def judged_as_it_starts(recipe: Recipe) -> str:
+    """Refuse what changes training where nothing is ever trained, and require weights that another trained."""
+    model, augment, name = recipe.model, recipe.augment, recipe.method.name
+    if recipe.trains or recipe.method.eval_of:
+        return ""
+    for key, on, off in (
+        ("ifl", recipe.ifl, "null"),
+        ("augment.mixup", augment.mixup, "null"),
+        ("augment.randaug", augment.randaug, "false"),
+        ("model.train", model.train != "all", "all"),
+        ("model.drop_path", model.drop_path, "null"),
+        ("optim.ema", recipe.optim.ema, "0"),
+        ("data.features", recipe.data.features != "none", "none"),
+    ):
+        if on:
+            return f"{key} cannot be combined with the method {name}, which trains nothing: {key}={off} is legal"
+    # A user's own file may read its weights itself.
+    if model.weights or model.weights_sha256 or search_path.find_own(search_path.MODELS, model.name):
+        return ""
+    return f"the method {name} trains nothing, and {model.name} starts at random: it needs model.weights=FILE"
 
 
 def uniform_stream(recipe: Recipe) -> str:
@@ -467,6 +494,8 @@ def arguments(recipe: Recipe) -> str:
             return (
                 f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}"
             )
+        if key in _declared(recipe).POSITIVE and not argument(value, wanted) > 0:
+            return f"method.args.{key}={value} is not legal: {name} takes more than 0 there, such as {usual[key]}"
     return ""
 
 
@@ -514,6 +543,7 @@ RULES = (
     Rule(one_source),
     Rule(nothing_trained),
     Rule(class_vectors),
+    Rule(judged_as_it_starts),
     Rule(uniform_stream),
     Rule(milestones),
     Rule(class_means),

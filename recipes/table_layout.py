@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recipes.common import search_path
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, one_line
+from recipes.folders import DIGESTS
 from recipes.identity import science_keys
 from recipes.messages import sentence
-from recipes.resolve import first_words, of_the_first, without_first
+from recipes.resolve import FIRST, first_words, has_first_stage, is_of_the_first, of_the_first, without_first
 from recipes.schema import Recipe
 from recipes.yaml_io import read_yaml
 
@@ -115,63 +116,32 @@ def _latex_fault(text: str) -> str:
     return ""
 
 
-class Row(_Strict):
-    """One method: the runs of `recipe` trained on `budget`, with the values of `set` (seeds are averaged)."""
+def _legal_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Check what a `set` holds.
 
-    recipe: str
-    label: str
-    group: str
-    published: str | None = None
-    """The method's name in the published tables."""
-    twin: str | None = None
-    """The row that this one is tested against: its recipe, or its label where several rows have that recipe. Mostly the
-    same method without IFL."""
-    budget: Literal["paper", "matched"] = "paper"
-    set: dict[str, Any] = {}
-    """Values over the recipe's own, by their dotted keys: any that are science; with `first.` before it, those of its
-    first stage that a command may set."""
-    seeds: list[int] | None = Field(default=None, min_length=1)
-    """The row's own seeds, where they are not the table's."""
-    tried: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """Among how many values val chose those of the recipe, by data set; 1 where it does not say."""
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What makes its runs another row's or not: recipe, budget, and `set` as text."""
-        return self.recipe, self.budget, json.dumps(self.set, sort_keys=True)
-
-    @property
-    def set_words(self) -> list[str]:
-        """The values of `set` as words of a command."""
-        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items()]
-
-    @field_validator("label", "group")
-    @classmethod
-    def _settable(cls, text: str) -> str:
-        if fault := _latex_fault(text):
-            raise ValueError(fault)
-        return text
-
-    @field_validator("set")
-    @classmethod
-    def _legal(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name, value in values.items():
-            try:
-                first_words([f"{name}={value}"])
-            except RecipeError as error:
-                raise ValueError(str(error)) from None
-            key = without_first(name)
-            if key in OF_THE_TABLE:
-                raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
-            if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
-                raise ValueError(fault if key == name else of_the_first(fault))
-        return values
+    Raises:
+        ValueError: a key is none that it may set, or a value is not legal there.
+    """
+    for name, value in values.items():
+        try:
+            first_words([f"{name}={value}"])
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        key = without_first(name)
+        if key in OF_THE_TABLE:
+            raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
+        if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
+            raise ValueError(fault if key == name else of_the_first(fault))
+    return values
 
 
 def key_fault(key: str) -> str:
-    """Say that a key is no science key of a recipe, and which would be near; empty where it is one."""
-    legal = science_keys(Recipe)
-    if key in legal or key.startswith("method.args."):
+    """Say that a key is none that decides what a run is, and which would be near; empty where it is one.
+
+    Such are the science keys, and those of files, whose digests are science.
+    """
+    legal = [*science_keys(Recipe), *DIGESTS]
+    if key in legal or key.startswith(("method.args.", "model.args.")):
         return ""
     section, _, leaf = key.rpartition(".")
     near = [word for word in legal if word.rpartition(".")[0] == section] or legal
@@ -198,6 +168,64 @@ def value_fault(key: str, value: Any, origin: str) -> str:
         own = [found for found in error.errors() if ".".join(map(str, found["loc"])).startswith(key)]
         return sentence(error, {key: origin}) if own else ""
     return ""
+
+
+def _of_row(values: Mapping[str, Any], recipe: Any) -> dict[str, Any]:
+    """Return a table's values as a row of a recipe has them: its first stage, if it has one, is given them as well.
+
+    Else it would not be the table's row of that recipe, and a run would be made that stands in no row.
+
+    Raises:
+        ValueError: the recipe is not here, so that nobody knows whether it has a first stage.
+    """
+    apart = [key for key in values if is_of_the_first(key)]
+    try:
+        has_first = bool(apart) and has_first_stage(recipe)
+    except RecipeError as error:
+        raise ValueError(f"set: {apart[0]} is for first stages, too, and {error}") from None
+    return {**values, **({FIRST + key: values[key] for key in apart} if has_first else {})}
+
+
+Values = Annotated[dict[str, Any], AfterValidator(_legal_values)]
+"""Values of a recipe by their dotted keys."""
+
+
+class Row(_Strict):
+    """One method: the runs of `recipe` trained on `budget`, with the values of `set` (seeds are averaged)."""
+
+    recipe: str
+    label: str
+    group: str
+    published: str | None = None
+    """The method's name in the published tables."""
+    twin: str | None = None
+    """The row that this one is tested against: its recipe, or its label where several rows have that recipe. Mostly the
+    same method without IFL."""
+    budget: Literal["paper", "matched"] = "paper"
+    set: Values = {}
+    """Values over the recipe's own, by their dotted keys: any that are science, and files that count by their digests;
+    with `first.` before it, those of its first stage that a command may set. The table's `set` is in it."""
+    seeds: list[int] | None = Field(default=None, min_length=1)
+    """The row's own seeds, where they are not the table's."""
+    tried: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Among how many values val chose those of the recipe, by data set; 1 where it does not say."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes its runs another row's or not: recipe, budget, and `set` as text."""
+        return self.recipe, self.budget, json.dumps(self.set, sort_keys=True)
+
+    @property
+    def set_words(self) -> list[str]:
+        """The values of `set` as words of a command."""
+        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items()]
+
+    @field_validator("label", "group")
+    @classmethod
+    def _settable(cls, text: str) -> str:
+        if fault := _latex_fault(text):
+            raise ValueError(fault)
+        return text
 
 
 class Column(_Strict):
@@ -251,6 +279,8 @@ class Layout(_Strict):
     """A table: which runs (preset, select, seeds) in which rows and columns."""
 
     name: str
+    like: str | None = None
+    """The layout of recipes/tables whose keys count where this one does not say them."""
     preset: Literal["paper", "corrected"]
     select: Literal["last", "best"] = "last"
     seeds: list[int] = Field(min_length=1)
@@ -263,6 +293,8 @@ class Layout(_Strict):
     """The table's caption, instead of one that says what the numbers are."""
     titles: dict[str, str] = {}
     """What stands over columns instead of a protocol's, subset's, metric's or data set's own name."""
+    set: Values = {}
+    """Values of all rows, as a row's own, which come before them; first stages have them, too."""
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
 
@@ -340,6 +372,27 @@ class Layout(_Strict):
         data, train = source
         axes = [f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={self.preset}"]
         return [*axes, f"batch.budget={row.budget}", *row.set_words]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _handed_on(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Put the table's `set` into each row's; what is not of its kind yet is left to the checks of the fields."""
+        values, rows = content.get("set"), content.get("rows")
+        if not (isinstance(values, dict) and isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            return content
+        for key in map(str, values):
+            if key.startswith(("ifl", FIRST)):
+                lacking = "first stage" if key.startswith(FIRST) else "IFL"
+                raise ValueError(f"set: {key} is not for rows without {lacking}: it is legal in the `set` of a row")
+        return {
+            **content,
+            "rows": [
+                {**row, "set": {**_of_row(values, row.get("recipe")), **own}}
+                if isinstance(own := row.get("set", {}), dict)
+                else row
+                for row in rows
+            ],
+        }
 
     @model_validator(mode="after")
     def _distinct(self) -> Layout:
@@ -505,7 +558,26 @@ def available() -> dict[str, Path]:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    """Return the mapping that a layout's file holds.
+    """Return the mapping that a layout's file holds, over that of the layout which it is like.
+
+    Raises:
+        ValueError: it is none, or there is no such other.
+    """
+    own = _own_content(file)
+    if "like" not in own:
+        return own
+    files = {name: other for name, other in available().items() if other != file}
+    like = own["like"]
+    if not isinstance(like, str) or like not in files:
+        raise ValueError(f"{file.name}: like: {like} names no table; {nearest(str(like), list(files))}")
+    liked = _own_content(files[like])
+    if "like" in liked:
+        raise ValueError(f"{file.name}: like: {like} is not legal, for that table is like {liked['like']} itself")
+    return {**liked, **own}
+
+
+def _own_content(file: Path) -> dict[str, Any]:
+    """Return the mapping that a layout's file holds itself.
 
     Raises:
         ValueError: it is none.

@@ -86,7 +86,6 @@ class Training:
         runs: each once, and after those that it builds on.
         at_once: how many may be under way at once; None leaves it to where they run.
         site: this machine's site file.
-        words: the command's.
         said: what the user should know of the whole.
         pack: how many runs share a job of SLURM's.
     """
@@ -94,7 +93,6 @@ class Training:
     runs: "Sequence[Run]"
     at_once: int | None
     site: "Site"
-    words: "Sequence[str]"
     said: tuple[str, ...] = ()
     pack: int = 1
 
@@ -185,7 +183,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
             raise RecipeError(lacking)
         _check_profile(run)
     runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
-    return Training(runs, asked.at_once, site, words, asked.said, asked.pack)
+    return Training(runs, asked.at_once, site, asked.said, asked.pack)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
@@ -241,9 +239,8 @@ def _batch_file(command: Training, array: "Array") -> list[str]:
 def _merged(command: Training, run: "Run") -> dict[str, str]:
     """Return where the values of a run come from, by their dotted keys."""
     from recipes.resolve import merge
-    from slurm.planning.requested_runs import words_of_a_run
 
-    return merge(words_of_a_run(run, command.words), command.site.slurm, str(command.site.path))[1]
+    return merge(run.words, command.site.slurm, str(command.site.path))[1]
 
 
 def _origins(command: Training) -> list[str]:

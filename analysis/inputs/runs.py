@@ -17,7 +17,7 @@ from ifl.metrics import GROUPS, ScoredPredictions
 from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, one_line
 from recipes.common.json_text import parse_json, whole_lines
-from recipes.folders import is_run_name
+from recipes.folders import DIGESTS, is_run_name
 from recipes.identity import departures, science_values
 from recipes.noted import NOTHING, Noted, noted_in
 from recipes.resolve import as_it_ran, resolve, source_of
@@ -126,6 +126,17 @@ class Run:
         except (RecipeError, ValidationError):
             return False
         return self.builds_on == other
+
+    def has_files_of(self, words: Sequence[str]) -> bool:
+        """Say whether its files, by their digests, are those of a run that a command launches.
+
+        No where that command cannot be resolved here.
+        """
+        try:
+            other = science_values(_current_recipe(tuple(words), self.noted.text))
+        except (RecipeError, ValidationError):
+            return False
+        return all(self.values.get(digest) == other[digest] for digest in DIGESTS.values())
 
     def _hash_of(self, words: Sequence[str]) -> str:
         try:
@@ -380,7 +391,7 @@ def load_run(path: Path, groups: str | None = None) -> Run:
         code=_code(meta),
         splits=_splits(meta),
         grouping="" if chosen == classes else groups or "",
-        noted=noted_in(meta, _get(recipe, "train", str, "recipe.yaml")),
+        noted=noted_in(meta, recipe),
         grid=_grid(meta),
     )
 

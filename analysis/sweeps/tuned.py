@@ -21,6 +21,7 @@ from analysis.tables.cells import RowRuns, what_differs
 from analysis.tables.matching import Source
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
+from recipes.folders import DIGESTS
 from recipes.resolve import FIRST
 from recipes.sweeps.grid import Grid, of_training, read_grid
 from recipes.table_layout import PROTOCOLS, Layout, Row
@@ -146,9 +147,16 @@ def _runs_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> l
     siblings = [other for other in layout.rows if (other.recipe, other.budget) == (row.recipe, row.budget)]
 
     def has(run: Run, values: dict[str, Any], other: Row) -> bool:
-        if any(key.startswith(FIRST) for key in other.set) and not run.builds_on_that_of(layout.words(other, source)):
+        words = layout.words(other, source)
+        if any(key.startswith(FIRST) for key in other.set) and not run.builds_on_that_of(words):
             return False
-        return all(values.get(key) == value for key, value in other.set.items() if not key.startswith(FIRST))
+        if DIGESTS.keys() & other.set.keys() and not run.has_files_of(words):
+            return False
+        return all(
+            values.get(key) == value
+            for key, value in other.set.items()
+            if not key.startswith(FIRST) and key not in DIGESTS
+        )
 
     def owner(run: Run) -> Row | None:
         own = run.values

@@ -19,6 +19,7 @@ from sharding.images.torchvision_operators import define_missing
 
 RESERVED = {
     "pretrained": "nothing is downloaded at run time: model.weights=FILE is legal, by python -m ifl.pretrained",
+    "pretrained_strict": "nothing is downloaded at run time",
     "pretrained_cfg": "a tag of the name chooses it, as in timm:vit_base_patch16_clip_224.openai",
     "pretrained_cfg_overlay": "a tag of the name chooses it, as in timm:vit_base_patch16_clip_224.openai",
     "checkpoint_path": "model.weights=FILE is legal",

@@ -12,6 +12,7 @@ SMOOTHS = True
 ARGS = {
     "scale": 30.0,  # s, of the cosines
 }
+POSITIVE = ("scale",)
 
 
 class Method(BaseMethod):

@@ -22,6 +22,7 @@ ARGS = {
         "corrected": True,
     },  # whether IFL's p(y|x) is that of s cos, as in the loss, or of the bare cosines, which is nearly flat
 }
+POSITIVE = ("scale",)
 COUNTS = True
 
 

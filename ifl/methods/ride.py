@@ -21,6 +21,7 @@ ARGS = {
     "diversity": -0.2,  # factor of the divergence of an expert from the experts' mean
     "temperature": 0.02,  # how much a class's temperature depends on its share
 }
+POSITIVE = ("scale",)
 COUNTS = True
 
 

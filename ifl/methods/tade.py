@@ -16,6 +16,7 @@ ARGS = {
     "scale": 30.0,  # s, of the cosines
     "tau": 2.0,  # how strongly the third expert leans towards the inverse distribution
 }
+POSITIVE = ("scale",)
 COUNTS = True
 TINY = 1e-9  # a class without samples has a logarithm, too
 

@@ -22,6 +22,7 @@ ARGS = {
     "momentum": 0.005,  # by which the mean feature moves towards a step's
     "alpha": 2.0,  # how much is taken away at test time; the recipe has each data set's
 }
+POSITIVE = ("heads", "tau")
 
 
 class TDEHead(nn.Module):

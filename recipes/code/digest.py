@@ -14,8 +14,8 @@ from recipes.yaml_io import load_yaml
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 """The folders of the suite's own code."""
-ALLOWS_ONLY = ("SMOOTHS",)
-"""Literals of methods that only allow a science value: a run without the value is the same with and without them."""
+ALLOWS_ONLY = ("SMOOTHS", "POSITIVE")
+"""Literals of methods that only say which science values are legal: a run of legal ones is the same without them."""
 FOLDERS = {"method": search_path.METHODS, "model": search_path.MODELS}
 
 

@@ -76,10 +76,15 @@ class View:
         self._ended += 1
         self._ended_images += self._images.get(run.folder, 0)
         if self._several:
-            gone = time.monotonic() - self._start
-            left = gone * (sum(self._images.values()) / max(1, self._ended_images) - 1)
-            took, rest = map(ProgressBar.format_interval, (time.monotonic() - self._began[lane], left))
-            self.write(f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {took}; about {rest} left)")
+            took = ProgressBar.format_interval(time.monotonic() - self._began[lane])
+            self.write(f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {took}{self._left()})")
+
+    def _left(self) -> str:
+        """Say how long the rest takes at the pace so far; empty before the first training image, as of evaluations."""
+        if not self._ended_images:
+            return ""
+        gone, share = time.monotonic() - self._start, self._ended_images / sum(self._images.values())
+        return f"; about {ProgressBar.format_interval(gone * (1 / share - 1))} left"
 
     def draw(self, under_way: Iterable[LocalRun]) -> None:
         """Show how far all are together."""

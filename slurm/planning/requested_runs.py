@@ -118,7 +118,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         made = [(fits([*command, *point.words]), point) for point in points]
         if grid and grid.is_of_training and not made[0][0][0].trains:  # no point of it changes a number
             made = [(fits(command), NO_POINT)]
-        named |= _add_points(runs, made, [*of_row, *rest], site)
+        named |= _add_points(runs, made, command, [*of_row, *rest], site)
     if grid:
         rows = len(layout.rows) if layout else 0
         said = (*said, *announcement(grid, list(named.values()), rows, len(runs) - len(named)))
@@ -168,13 +168,18 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
 
 
 def _add_points(
-    runs: dict[Path, Run], made: Sequence[tuple[tuple[Recipe, str], Point]], words: Sequence[str], site: Site
+    runs: dict[Path, Run],
+    made: Sequence[tuple[tuple[Recipe, str], Point]],
+    command: Sequence[str],
+    words: Sequence[str],
+    site: Site,
 ) -> dict[Path, Recipe]:
     """Add the runs of one command, one for each point of its grid, to `runs`, before each the one that it builds on.
 
     Args:
         runs: those that there are already.
         made: recipe and remark of each, and its point.
+        command: what they were resolved from, but for the points.
         words: the user's part of the command, and what a table's row sets of its first stage.
         site: this machine's site file.
 
@@ -194,22 +199,8 @@ def _add_points(
             )
         found[folder] = point
         _add(runs, recipe, [*words, *(word for word in point.words if word.startswith(FIRST))], site, remark)
-        runs[folder] = replace(runs[folder], point=str(point))
+        runs[folder] = replace(runs[folder], point=str(point), words=(*command, *point.words))
     return {recipe.run_folder: recipe for (recipe, _), _ in made}
-
-
-def words_of_a_run(run: Run, words: Sequence[str]) -> list[str]:
-    """Return the words by which a command's values of a run were found, but for what its row and its point set."""
-    values, rest = take_words(words, SEVERAL)
-    if "table" not in values:
-        return rest
-    recipe = run.recipe
-    return [
-        f"recipe={recipe.recipe}",
-        f"data={recipe.data.name}",
-        f"train={recipe.train}",
-        *take_words(rest, ("data",))[1],
-    ]
 
 
 def _layout(name: str, data: str | None, known: Sequence[str]) -> Layout:
@@ -240,7 +231,7 @@ def _refuse_own_words(layout: Layout, words: Sequence[str]) -> None:
         raise RecipeError(
             f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., "
             "data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, "
-            "cluster and optim.zero go with it; `set:` of a row in a layout of yours changes its values"
+            "cluster and optim.zero go with it; `set:` in a layout of yours changes the values of all rows or of one"
         )
 
 
@@ -301,6 +292,9 @@ def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
     """Resolve a table row's recipe on as many of the nodes asked for as it can use; a remark says if those are not all.
 
     One row that cannot use all nodes must not take them from the other rows.
+
+    Raises:
+        RecipeError: the recipe cannot be run; the sentence names it.
     """
     try:
         return resolve(command, site.slurm, str(site.path)), ""
@@ -312,10 +306,28 @@ def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
                     [*command, f"nodes={nodes}"], site.slurm, str(site.path)
                 ), f"on {nodes} of the {asked} nodes, for {error}"
         raise
+    except RecipeError as error:  # a table's values need not fit each of its rows
+        raise RecipeError(f"the row of {take_words(command, ('recipe',))[0]['recipe']}: {error}") from None
 
 
-def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site, remark: str = "") -> None:
-    """Add a recipe's run to `runs`, and before it the one that it builds on."""
+def _add(
+    runs: dict[Path, Run],
+    recipe: Recipe,
+    words: Sequence[str],
+    site: Site,
+    remark: str = "",
+    resolved_from: Sequence[str] = (),
+) -> None:
+    """Add a recipe's run to `runs`, and before it the one that it builds on.
+
+    Args:
+        runs: those that there are already.
+        recipe: the run's.
+        words: the user's part of the command, and what a table's row sets of the first stage.
+        site: this machine's site file.
+        remark: what is to be said of the run.
+        resolved_from: `Run.words`.
+    """
     folder, source = recipe.run_folder, source_of(recipe)
     if folder in runs:
         return
@@ -329,8 +341,9 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
             prepared = (need / "recipe.yaml").exists()
             changed = [] if prepared else differences(recipe, _recipe_of(need), first, site.slurm)
             said = f"as the first stage of {recipe.recipe}, with {', '.join(changed)}" if changed else ""
-            _add(runs, _source(recipe, need, words, site), own, site, said)
-    runs[folder] = Run(recipe, needs, remark, pipe=site.for_run(recipe).pipe)
+            of_source = _words_of_source(recipe, need, words)
+            _add(runs, _source(recipe, need, of_source, site), own, site, said, of_source)
+    runs[folder] = Run(recipe, needs, remark, pipe=site.for_run(recipe).pipe, words=tuple(resolved_from))
 
 
 def _recipe_of(run: Path) -> str:
@@ -354,10 +367,15 @@ def _refuse_another_network(recipe: Recipe, source: Path) -> None:
         )
 
 
-def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
-    """Return the recipe of the run that another builds on: as it was prepared, or as its name says."""
+def _words_of_source(recipe: Recipe, folder: Path, words: Sequence[str]) -> list[str]:
+    """Return the command of the run that another builds on, where that is its recipe's own."""
     carried = [*first_words(words), *(word for word in words if word.startswith(CARRIED))]
-    source = resolve([*source_words(recipe, _recipe_of(folder)), *carried], site.slurm, str(site.path))
+    return [*source_words(recipe, _recipe_of(folder)), *carried]
+
+
+def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
+    """Return the recipe of the run that another builds on: as it was prepared, or as its command says."""
+    source = resolve(words, site.slurm, str(site.path))
     if (folder / "recipe.yaml").exists():
         return load_resolved(folder / "recipe.yaml").model_copy(
             update={

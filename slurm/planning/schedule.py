@@ -24,6 +24,8 @@ class Run:
         again: what is there already is set aside, and the run made anew.
         archived: the archive's copy of it, where it is finished there and no longer here; None else.
         point: the values of `grid=` that it has, as words; empty where it has none.
+        words: those that its recipe was resolved from, but for the number of nodes; its row's and its point's among
+            them.
     """
 
     recipe: Recipe
@@ -34,6 +36,7 @@ class Run:
     again: bool = False
     point: str = ""
     archived: Path | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -17,6 +17,7 @@ from analysis.__main__ import main
 from analysis.figures.catalogue import draw_all
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import Run, load_run, load_runs
+from analysis.sweeps.tuned import _runs_of
 from analysis.tables import latex
 from analysis.tables.cells import Table, fill_table
 from analysis.tables.matching import fillable
@@ -126,6 +127,34 @@ def test_the_runs_planned_for_rows_with_values_are_those_counted(tmp_path: Path)
     assert counted == [[planned[index].folder.name] for index in range(len(ROWS))]
     assert table.notes == [] and table.cells[3][0].baseline_test is not None
     assert table.cells[3][0].baseline_test.baseline == "lr .05"
+
+
+def test_the_runs_planned_for_a_table_with_values_are_those_counted(tmp_path: Path) -> None:
+    """Its `set` holds for each row and for first stages, so nothing is made that stands in no row. Each row counts its
+    own runs, also where the file of weights that they began with is gone.
+    """
+    (weights := tmp_path / "w.safetensors").write_bytes(b"w")
+    (others := tmp_path / "others.safetensors").write_bytes(b"others")
+    rows = [ROWS[0], {**ROWS[1], "set": {"model.weights": str(others)}}, *ROWS[2:]]
+    columns = [{key: value for key, value in TABLE_COLUMNS[0].items() if key != "data"}]
+    content = {"preset": "corrected", "seeds": [0], "rows": rows, "columns": columns}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**content, "set": {"model.weights": str(weights), "optim.lr": 0.3}}))
+    planned = requested_runs([f"table={file}", "data=digits_glt", f"runs={tmp_path}"], Site()).runs
+    for run in planned:
+        path = write_run(tmp_path / "runs", run.recipe.recipe, preset="corrected", hash_=run.recipe.hash8)
+        (path / "recipe.yaml").write_text(dump(run.recipe))
+    weights.unlink()
+    others.unlink()
+    runs, _ = load_runs(tmp_path / "runs")
+    layout_there = find_layout(str(file), ["digits_glt"])
+    table = filled(layout_there, runs)
+    counted = [[run.name for run in table.runs[index, ("digits_glt", "glt")]] for index in range(len(rows))]
+    assert counted == [[run.folder.name] for run in planned] and planned[2].needs == (planned[0].folder,)
+    assert all(run.recipe.model.weights_sha256 for run in planned)
+    assert [note for note in table.notes if "no run" in note or "left out" in note] == []
+    tried = [_runs_of(layout_there, row, ("digits_glt", "glt"), runs) for row in layout_there.rows]  # as `tuned` does
+    assert [[run.name for run in of_row] for of_row in tried] == counted
 
 
 def test_a_row_counts_the_runs_that_are_its_recipe(tmp_path: Path) -> None:

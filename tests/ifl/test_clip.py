@@ -185,15 +185,22 @@ def test_a_bias_starts_from_zero_and_other_heads_are_refused() -> None:
 
 def test_a_run_starts_from_its_text_once(mini_root: Path, tmp_path: Path) -> None:
     """A run whose classifier starts from text and that is stopped and resumed ends with the bits of one that was not:
-    the text is not put in again. It differs from the run without text, under a name of its own."""
-    write_vectors(tmp_path / "text.safetensors", vectors_of(64, open_dataset(mini_root, "digits_glt").class_names))
-    words, ranks = ["schedule.epochs=2", f"method.text={tmp_path}/text.safetensors"], started(1)
+    the text is not put in again, and the file may be gone. It differs from the run without text, under a name of its
+    own."""
+    write_vectors(
+        text := tmp_path / "text.safetensors", vectors_of(64, open_dataset(mini_root, "digits_glt").class_names)
+    )
+    words, ranks = ["schedule.epochs=2", f"method.text={text}"], started(1)
     whole, halved = (mini.recipe_of(mini_root, tmp_path / name, *words) for name in ("whole", "halved"))
     plain = mini.recipe_of(mini_root, tmp_path / "plain", words[0])
     for recipe in (whole, plain):
         assert ranks.run(mini.trained, str(recipe.run_folder)) == [True]
     assert ranks.run(mini.trained, str(halved.run_folder), 3) == [False]
+    text.unlink()
+    assert resolve([f"recipe={halved.run_folder}/recipe.yaml"]) == halved
     assert ranks.run(mini.trained, str(halved.run_folder)) == [True]
+    with pytest.raises(RecipeError, match=r"method\.text=\S+ cannot be read: No such file .* python -m ifl\.clip"):
+        resolve([f"recipe={halved.run_folder}/recipe.yaml", f"runs={tmp_path}/anew"])
     ends = [mini.final(recipe.run_folder) for recipe in (whole, halved, plain)]
     assert mini.same_bits(ends[0], ends[1]) == []
     assert "network.head.weight" in [key.removeprefix(".") for key in mini.same_bits(ends[0], ends[2])]

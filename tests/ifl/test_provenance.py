@@ -43,7 +43,7 @@ def test_a_run_notes_recipes_of_a_users_folder(tmp_path: Path, monkeypatch: pyte
     assert run_facts.own_recipes(recipe) == {"recipe_values": values}
     assert run_facts.own_recipes(recipe.model_copy(update={"recipe": "theirs"})) == {"recipe_values": values}
     of_data = noted("digits_glt", {"values": {"optim": {"lr": 0.2}}, "kind": "small"})
-    read = noted_in({**run_facts.own_recipes(recipe), **of_data}, "glt")
+    read = noted_in({**run_facts.own_recipes(recipe), **of_data}, {"train": "glt"})
     assert (read.recipes, read.values, read.kind) == (values, {"optim": {"lr": 0.2}}, "small")
 
 
@@ -52,5 +52,5 @@ def test_a_run_notes_recipes_of_a_users_folder(tmp_path: Path, monkeypatch: pyte
 )
 def test_notes_of_another_shape_are_none(wrong: dict[str, Any]) -> None:
     """A meta.json that was edited costs the comparison and never a table."""
-    read = noted_in({"class_counts": [3, "x"], **wrong}, "glt")
+    read = noted_in({"class_counts": [3, "x"], **wrong}, {"train": "glt"})
     assert (read.values, read.kind, read.recipes, read.counts) == (None, None, {}, {})

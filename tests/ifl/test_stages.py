@@ -368,6 +368,10 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
         ("ARGS = {'a': {'paper': 1.0}}", "'a': {'paper': 1.0} in ARGS is not legal"),
         ("ARGS = {'a': {'paper': 1.0, 'corrected': 1}}", "in ARGS is not legal"),
         ("ARGS = {1: 2}", "1: 2 in ARGS is not legal"),
+        (
+            "ARGS = {'a': 1, 'b': 'x', 'c': {'paper': 0, 'corrected': 1}}\nPOSITIVE = ('b',)",
+            "POSITIVE=('b',) is not legal; legal: a",
+        ),
         ("REFUSES = ('ifl',)", "REFUSES=('ifl',) is not legal: a mapping of words to their reasons is"),
     ],
 )

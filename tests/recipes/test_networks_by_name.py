@@ -119,6 +119,7 @@ REFUSED = [
     ([*CONVNEXT, "model.args.depths=[1]"], "cannot be built"),
     (["model.name=torchvision:regnet_y_400mf", "model.args.foo=1"], "unexpected keyword argument 'foo'"),
     ([*CONVNEXT, "model.args.pretrained=true"], "model.args.pretrained is not legal: nothing is downloaded"),
+    ([*CONVNEXT, "model.args.pretrained_strict=false"], "model.args.pretrained_strict is not legal: nothing is downlo"),
     ([*CONVNEXT, "model.args.num_classes=5"], "the method brings the classifier"),
     ([*VIT, "model.args.img_size=64"], "it is data.image_size"),
     ([*CONVNEXT, "model.args.a=[[1],[2]]"], "a list"),
@@ -161,7 +162,7 @@ def test_what_a_run_noted_resolves_its_recipe_without_the_library(monkeypatch: p
     monkeypatch.setattr(facts, "version_of", lambda library: "")
     monkeypatch.setattr(facts, "_noted", {})
     facts._answer.cache_clear()
-    said = Noted.read(noted_in(json.loads(json.dumps(meta)), "glt").text)
+    said = Noted.read(noted_in(json.loads(json.dumps(meta)), {"train": "glt"}).text)
     assert list(said.networks) == [asked] and resolve(words, said=said).hash8 == here.hash8
     facts._answer.cache_clear()
 

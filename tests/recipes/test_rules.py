@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,10 @@ BROKEN = {
     "one_source": ("method.init_from=glt_ifl method.eval_of=glt_focal", "exclude each other"),
     "nothing_trained": ("method.eval_of=glt_focal augment.mixup=1", "name glt_mixup in method.eval_of instead"),
     "class_vectors": ("recipe=glt_clip_zeroshot", "the method clip_zeroshot needs method.text=FILE: its class vectors"),
+    "judged_as_it_starts": (
+        "recipe=glt_clip_zeroshot method.text=t.npz",
+        "the method clip_zeroshot trains nothing, and resnext50_32x4d starts at random: it needs model.weights=FILE",
+    ),
     "uniform_stream": ("recipe=glt_crt ifl.environments=2", "it draws no uniform stream"),
     "milestones": (
         "recipe=glt_ifl schedule.epochs=1",
@@ -70,3 +75,62 @@ def test_each_rule_refuses(rule: rules.Rule, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(refused.value, TooManyTasks) == (rule.error is TooManyTasks)
     monkeypatch.undo()
     assert rule.fault(resolve(["recipe=glt_baseline"])) == ""
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("model.train=lora", "model.train cannot be combined with the method clip_zeroshot, which trains nothing"),
+        ("model.drop_path=.1", "model.drop_path cannot be combined"),
+        (
+            "optim.ema=.9",
+            "optim.ema cannot be combined with the method clip_zeroshot, which trains nothing: optim.ema=0",
+        ),
+        ("augment.randaug=true", "augment.randaug cannot be combined with"),
+        (
+            "ifl.environments=2",
+            "ifl cannot be combined with the method clip_zeroshot, which trains nothing: ifl=null is",
+        ),
+        (
+            "method.args.scale=0",
+            "method.args.scale=0 is not legal: clip_zeroshot takes more than 0 there, such as 100.0",
+        ),
+        ("method.args.scale=-5", "method.args.scale=-5 is not legal"),
+    ],
+)
+def test_zero_shot_refuses_what_would_change_nothing(word: str, said: str, tmp_path: Path) -> None:
+    """Each of these would give a run another name, or no numbers, and is refused; without it the run is legal."""
+    for name in ("text", "weights"):
+        (tmp_path / name).write_text(name)
+    words = ["recipe=glt_clip_zeroshot", f"method.text={tmp_path}/text", f"model.weights={tmp_path}/weights"]
+    assert not resolve(words).trains
+    with pytest.raises(RecipeError) as refused:
+        resolve([*words, word])
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("words", ["batch.bn=1", "batch.bn=0 batch.micro=1"])
+def test_mixup_needs_two_rows_in_a_group(words: str) -> None:
+    """In a group of one each row would be its own partner, and nothing would be mixed."""
+    with pytest.raises(RecipeError, match=r"batch\.\w+=1 leaves each row alone: a group of 2 rows or more is legal"):
+        resolve(["augment.mixup=1", *words.split()])
+
+
+@pytest.mark.parametrize(
+    "word", ["augment.randaug=true", "augment.crop_scale=[0.5,1]", "augment.hflip=false", "data.cache_short_side=40"]
+)
+def test_a_clean_view_takes_no_crops(word: str) -> None:
+    """What would act on training images alone is refused where their features are of test crops; with views it is
+    legal, and a data set's own crops are always."""
+    words = ["data=digits_glt", "model.train=head", "data.features=once"]
+    assert resolve(words).augment.crop_scale == (0.6, 1.0)
+    with pytest.raises(RecipeError, match=r"would change nothing with data\.features=once and its one clean view"):
+        resolve([*words, word])
+    assert resolve([*words, word, "data.feature_views=2"]).data.feature_views == 2
+
+
+def test_sizes_of_other_methods_are_positive_too() -> None:
+    """A scale of cosines or a number of parts of 0 is refused before a rank starts."""
+    for word in ("recipe=glt_ldam method.args.scale=0", "recipe=glt_tde method.args.heads=0"):
+        with pytest.raises(RecipeError, match="takes more than 0 there"):
+            resolve(word.split())

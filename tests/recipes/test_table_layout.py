@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from recipes.common.errors import RecipeError
+from recipes.layers import parse_words
 from recipes.resolve import resolve
+from recipes.schema import Model
 from recipes.table_layout import Layout, available, data_names, find_layout, load_layout, open_tables
 from tests.helpers import shipped
 
@@ -21,10 +23,14 @@ def row(recipe: str = "glt_baseline", label: str = "A", **more: Any) -> dict[str
     return {"recipe": recipe, "label": label, "group": "G", **more}
 
 
-def layout_in(folder: Path, rows: list[dict[str, Any]], columns: list[dict[str, Any]], data: list[str]) -> Layout:
+def written(folder: Path, **content: Any) -> Path:
     file = folder / "mine.yaml"
-    file.write_text(yaml.safe_dump({"preset": "corrected", "seeds": [0], "rows": rows, "columns": columns}))
-    return find_layout(str(file), data)
+    file.write_text(yaml.safe_dump({"preset": "corrected", "seeds": [0], **content}))
+    return file
+
+
+def layout_in(folder: Path, rows: list[dict[str, Any]], columns: list[dict[str, Any]], data: list[str]) -> Layout:
+    return find_layout(str(written(folder, rows=rows, columns=columns)), data)
 
 
 # ---------------------------------------------------------------------------------------------------------- open tables
@@ -178,6 +184,19 @@ def test_a_row_sets_its_first_stage(tmp_path: Path) -> None:
         resolve(made.words(made.rows[2], ("digits_glt", "glt")))
 
 
+def test_a_row_sets_arguments_one_by_one(tmp_path: Path) -> None:
+    """Those of a backbone of a library, as those of a method."""
+    values: dict[str, Any] = {"model.args.patch_size": 8, "model.args.embed_dim": [8, 16], "method.args.q": 0.5}
+    made = layout_in(tmp_path, [row(set=values)], [CLT], ["digits_glt"])
+    words = ["method.args.q=0.5", "model.args.embed_dim=[8, 16]", "model.args.patch_size=8"]
+    assert sorted(made.rows[0].set_words) == words
+    assert parse_words(words[1:]) == {"model": {"args": {"patch_size": "8", "embed_dim": "[8, 16]"}}}
+    assert Model(name="timm:x", args={"patch_size": "8", "embed_dim": "[8, 16]"}).args == {
+        "patch_size": 8,
+        "embed_dim": [8, 16],
+    }
+
+
 def test_rows_of_one_recipe_differ_by_their_values(tmp_path: Path) -> None:
     """Other values make another row and other words; the same ones are a row given twice."""
     rows = [row(), row(set={"optim.lr": 0.05}), row(set={"optim.lr": 0.2, "data.mean": [0.1, 0.2, 0.3], "ifl": None})]
@@ -187,6 +206,78 @@ def test_rows_of_one_recipe_differ_by_their_values(tmp_path: Path) -> None:
     assert recipes[2].data.mean == (0.1, 0.2, 0.3) and len({recipe.run_name for recipe in recipes}) == 3
     with pytest.raises(ValueError, match=r"rows names .* twice"):
         layout_in(tmp_path, [row(set={"optim.lr": 1}), row(label="B", set={"optim.lr": 1})], [CLT], ["digits_glt"])
+
+
+def test_a_table_sets_values_of_all_rows(tmp_path: Path) -> None:
+    """Of first stages too, so that a second one builds on the table's own row; what a row sets itself comes before it.
+    Weights and class vectors count by what they hold.
+    """
+    (weights := tmp_path / "w.safetensors").write_bytes(b"w")
+    (text := tmp_path / "t.safetensors").write_bytes(b"t")
+    values: dict[str, Any] = {"model.weights": str(weights), "optim.name": "adamw", "optim.lr": 0.001}
+    rows = [
+        row(),
+        row("glt_crt"),
+        row("glt_logit_adjust"),
+        row(label="B", set={"optim.lr": 0.01, "method.text": str(text)}),
+    ]
+    file = written(tmp_path, rows=rows, columns=[CLT], set=values)
+    made = find_layout(str(file), ["digits_glt"])
+    plain, second, judged, own = (resolve(made.words(one, ("digits_glt", "glt"))) for one in made.rows)
+    assert plain.model.weights == str(weights)
+    assert second.method.init_from == judged.method.eval_of == plain.run_name and second.optim.name == "adamw"
+    assert (plain.optim.lr, own.optim.lr, own.method.text) == (0.001, 0.01, str(text))
+    (elsewhere := tmp_path / "elsewhere.safetensors").write_bytes(b"w")
+    moved = find_layout(
+        str(written(tmp_path, rows=rows, columns=[CLT], set=values | {"model.weights": str(elsewhere)})), ["digits_glt"]
+    )
+    assert resolve(moved.words(moved.rows[0], ("digits_glt", "glt"))).run_name == plain.run_name
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"set": {"optim.lrr": 1}}, "mine.yaml: set: optim.lrr is no science key of a recipe; did you mean optim.lr?"),
+        ({"set": {"model.args.Patch": 1}}, "mine.yaml: set: model.args.Patch"),
+        ({"set": {"ifl.alpha": [1.0, 1.0]}}, "set: ifl.alpha is not for rows without IFL: it is legal in the `set` of"),
+        ({"set": {"first.optim.lr": 1.0}}, "set: first.optim.lr is not for rows without first stage: it is legal in"),
+        ({"set": {"seed": 1}}, "mine.yaml: set: seed is said by the table's own keys"),
+        (
+            {"set": {"optim.lr": 1.0}, "rows": [row("glt_nothing")]},
+            "set: optim.lr is for first stages, too, and recipe",
+        ),
+        ({"set": {"optim.lr": 1.0}, "rows": [row(), row(label="B", set={"optim.lr": 1.0})]}, "names ('glt_baseline',"),
+        ({"set": 3}, "mine.yaml: set: Input should be a valid dictionary"),
+        ({"like": "overal"}, "mine.yaml: like: overal names no table; did you mean overall?"),
+        ({"like": 3}, "mine.yaml: like: 3 names no table"),
+    ],
+)
+def test_what_no_table_is_made_of(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    """Is refused in one sentence with its place, when the layout is read."""
+    with pytest.raises(ValueError) as error:
+        find_layout(str(written(tmp_path, **{"rows": [row()], "columns": [CLT], **change})), ["digits_glt"])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_table_is_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not say itself is that table's; that one may not be like a third."""
+    (tmp_path / "recipes" / "tables").mkdir(parents=True)
+    monkeypatch.setenv("GLT_PATH", str(tmp_path))
+    (mine := tmp_path / "recipes" / "tables" / "mine.yaml").write_text(
+        "{like: overall, seeds: [7], set: {optim.lr: 0.3}}"
+    )
+    made, liked = find_layout("mine", ["digits_glt"]), shipped.layout_of("overall")
+    assert "mine" in open_tables() and made.columns == liked.columns and made.seeds == [7]
+    assert [(one.recipe, one.twin, one.budget) for one in made.rows] == [
+        (one.recipe, one.twin, one.budget) for one in liked.rows
+    ]
+    assert all(one.set["optim.lr"] == 0.3 for one in made.rows)
+    (tmp_path / "other.yaml").write_text("like: mine")
+    with pytest.raises(ValueError, match="like: mine is not legal, for that table is like overall itself"):
+        find_layout(str(tmp_path / "other.yaml"), ["digits_glt"])
+    mine.write_text("like: mine")
+    with pytest.raises(ValueError, match="like: mine names no table"):
+        find_layout("mine", ["digits_glt"])
 
 
 def test_a_twin_is_a_recipe_or_a_label(tmp_path: Path) -> None:

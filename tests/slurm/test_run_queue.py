@@ -195,6 +195,17 @@ def test_a_run_trained_elsewhere_stops_the_others_as_little_as_a_failure(
         run_all([Run(made[0])], accept)
 
 
+def test_nothing_is_foretold_before_the_first_training_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that trains nothing, such as zero-shot, tells no pace of those that do."""
+    Machine(monkeypatch)
+    monkeypatch.setattr(progress, "images_of", lambda run: 10**9 * run.recipe.seed)
+    assert run_all([Run(recipe) for recipe in recipes(tmp_path, 3)], accept) == 0
+    ends = [line for line in capsys.readouterr().out.splitlines() if " of 3, " in line]
+    assert ["about" in line for line in ends] == [False, True, True]
+
+
 def test_a_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a run was stopped after a save, no other is started."""
     made = recipes(tmp_path, 2)

@@ -281,8 +281,14 @@ def test_dry_names_the_origin_of_a_data_sets_values(
     words = ["data=birds", "cluster=dry", f"runs={tmp_path}/runs", f"data.root={tmp_path}"]
     launch.main([*words, "schedule.epochs=2"])
     launch.main([*words, "seeds=0,1"])
+    row = "{recipe: glt_baseline, label: A, group: G, set: {schedule.epochs: 2}}"
+    column = "{train: glt, protocol: clt, subset: overall, metric: accuracy}"
+    (tmp_path / "mine.yaml").write_text(f"{{preset: paper, seeds: [0], rows: [{row}], columns: [{column}]}}")
+    launch.main([*words, f"table={tmp_path}/mine.yaml"])
     said = capsys.readouterr().out
-    line = next(line for line in said.splitlines() if line.startswith(f"# from {path}: "))
-    assert "data.mean, " in line and "model.name" in line and "schedule.epochs" not in line
+    lines = [line for line in said.splitlines() if line.startswith(f"# from {path}: ")]
+    assert len(lines) == 2  # of the command, and of a table's row that sets the same
+    for line in lines:
+        assert "data.mean, " in line and "model.name" in line and "schedule.epochs" not in line
     assert f"# values of birds are in {path}" in said
     assert search_path.folders() == ()

@@ -534,7 +534,7 @@ def test_dry_names_the_origin_of_each_line(site: Any) -> None:
     words = [*ON, "recipe=glt_ifl", "nodes=2", "slurm.options.hold=true"]
     (run,) = requested_runs(words, file).runs
     job = batch_job(run, Path(), file.for_run(run.recipe).setup)
-    command = launch.Training([run], None, file, words)
+    command = launch.Training([run], None, file)
     said = by_origin(job, launch._merged(command, run))
     path = file.path
     found = dict(line.strip().split(": ", 1) for line in said[1:])
