@@ -130,6 +130,7 @@ REFUSED = [
     ([*RESNET, "batch.bn=0"], "set batch.bn to the samples of a group"),
     (["batch.micro=32"], "batch.micro=32 is for batch.bn=0"),
     ([*BY_NAME, "batch.micro=48"], "no multiple of batch.micro=48"),
+    (["model.name=timm:tnt_s_patch16_224", "model.args.depth=2", "model.drop_path=.1"], "keep a row an image"),
     (["recipe=glt_ride", "model.name=timm:swin_tiny_patch4_window7_224"], "where a SwinTransformer parts"),
     ([*VIT, "model.weights=/nowhere/a.pt"], "model.weights=/nowhere/a.pt cannot be read: No such file"),
     (["model.prefix=a."], "is for model.weights"),
