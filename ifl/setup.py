@@ -24,7 +24,7 @@ from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.backbone import feature_dim_of
-from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
+from ifl.network.bn_statistics import RunningStatistics, synchronise_groups, without_groups
 from ifl.network.frozen_features import FrozenFeatures
 from ifl.network.network import Network, build_network
 from ifl.saving import run_facts
@@ -227,7 +227,7 @@ class Setup:
             "class_counts": self.data.counts.tolist(),
             "decoder": self.readers.decoder,
             "steps_per_epoch": steps,
-            "network": self.model.engine.network.size,
+            "network": self.model.network.about,
             **run_facts.code(self.recipe),
             **noted(self.recipe.data.name, self.data.dataset.meta),
             **run_facts.of_the_data(self.data.dataset),
@@ -335,6 +335,9 @@ def build_model(
     if recipe.model.weights_sha256 and trains and not recipe.method.init_from:
         check_digest(recipe.model.weights, recipe.model.weights_sha256, needed=fresh)
     network, method = build_network(recipe, data.counts, pretrained=fresh)
+    if network.left_out:
+        named = ", ".join(network.left_out[:3]) + (", ..." if len(network.left_out) > 3 else "")
+        print(f"model.train={recipe.model.train} leaves out what the network never calls: {named} (meta.json has all)")
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if fresh:
@@ -345,10 +348,7 @@ def build_model(
     method.to(device)
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
-        raise ValueError(
-            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: "
-            "set batch.bn to the samples of a group"
-        )
+        raise ValueError(without_groups(recipe.model.name))
     return Model(method=method, engine=engine, statistics=statistics, rank_rows=rank_rows)
 
 

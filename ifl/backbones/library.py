@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ifl.backbones.open_clip import open_clip_backbone
 from recipes.backbones.facts import lacking, library_of
+from recipes.backbones.names import offer
 from recipes.common.errors import DataError, RunError, one_line
 from sharding.images.torchvision_operators import define_missing
 
@@ -36,12 +36,9 @@ RESERVED = {
     "img_size": "it is data.image_size",
     "image_size": "it is data.image_size",
     "input_size": "it is data.image_size",
+    "force_image_size": "it is data.image_size",
 }
 """Arguments of the factories that `model.args` cannot give, and why."""
-KNOWN = ("resnet50", "resnet50d", "vit_small_patch16_224", "vit_b_16", "convnext_tiny")
-"""Names that a user hears of where none is near what was typed."""
-LISTED = {"timm": "`timm.list_models()`", "torchvision": "`torchvision.models.list_models()`"}
-"""What prints all names of a library."""
 _SIZES = ("img_size", "image_size", "input_size")
 """What factories call the side of the images."""
 
@@ -199,19 +196,4 @@ def classifier_of(network: nn.Module) -> str:
 
 
 def _refuse(name: str, legal: list[str]) -> None:
-    library, _, own = name.partition(":")
-    shown = near(own, legal)
-    if shown:
-        rest = f"near are {', '.join(f'{library}:{other}' for other in shown)}"
-    else:
-        known = ", ".join(f"{library}:{other}" for other in KNOWN if other in legal)
-        rest = f"none of its {len(legal)} names is near, of which are {known}; {LISTED[library]} lists all"
-    raise RunError(f"model.name={name} does not exist in {library}; {rest}")
-
-
-def near(own: str, legal: list[str]) -> list[str]:
-    """Return up to four of the legal names that look like one that is not legal, or begin with it or hold it."""
-    word = own.lower()
-    close = difflib.get_close_matches(word, legal, n=4, cutoff=0.6)
-    holding = sorted((other for other in legal if word in other), key=lambda other: (other.find(word), len(other)))
-    return list(dict.fromkeys([*close, *holding]))[:4]
+    raise RunError(f"model.name={name} does not exist in {library_of(name)}; {offer(name, legal)}")

@@ -59,8 +59,7 @@ def open_clip_backbone(
     Raises:
         DataError: as `open_clip_model`.
     """
-    size = {} if image_size is None else {"force_image_size": image_size}
-    model = open_clip_model(name, {**args, **size}, weights)
+    model = open_clip_model(name, args, weights, image_size)
     visual = model.visual
     assert isinstance(visual, nn.Module), "every model of open_clip has an image tower"
     tower = VitTower if hasattr(visual, "transformer") else ImageTower

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ifl.network.added_layers import Added, called
 from recipes.common.errors import RunError
 
 
@@ -45,8 +46,8 @@ class Adapter(nn.Module):
         return added
 
 
-def insert(backbone: nn.Module, width: int, scale: float, model: str) -> list[nn.Parameter]:
-    """Put an adapter beside every module of a backbone that is called `mlp`, and return what the adapters train.
+def insert(backbone: nn.Module, width: int, scale: float, model: str, image_size: int) -> Added:
+    """Put an adapter beside every module of a backbone that is called `mlp`, by its name and in its forward pass.
 
     The `mlp` of timm's and torchvision's ViTs and of timm's ConvNeXts are such modules. Its first linear layer or 1x1
     convolution says C, and the last gives C again.
@@ -56,26 +57,40 @@ def insert(backbone: nn.Module, width: int, scale: float, model: str) -> list[nn
         width: of the bottlenecks.
         scale: s.
         model: names it in messages.
+        image_size: H = W, pixels.
 
     Raises:
         RunError: there is no such module.
     """
+    named = {name: module for name, module in backbone.named_modules() if name.rpartition(".")[2] == "mlp"}
+    mlps = {name: module for name, module in named.items() if _width(module)}
+    acting = called(backbone, mlps.values(), image_size)
     added: list[nn.Parameter] = []
-    for block in [module for module in backbone.modules() if isinstance(getattr(module, "mlp", None), nn.Module)]:
-        mlp: Any = block.mlp
-        layers = [layer for layer in mlp.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-        if not layers or (shape := _shape(layers[0]))[0] != _shape(layers[-1])[1]:
+    for name, mlp in mlps.items():
+        if mlp not in acting:
             continue
-        make: Any = nn.Linear if isinstance(layers[0], nn.Linear) else partial(nn.Conv2d, kernel_size=1)
-        block.adapter = Adapter(shape[0], width, scale, make)
+        block: Any = backbone.get_submodule(name.rpartition(".")[0])
+        make: Any = nn.Linear if isinstance(_layers(mlp)[0], nn.Linear) else partial(nn.Conv2d, kernel_size=1)
+        block.adapter = Adapter(_width(mlp), width, scale, make)
         mlp.register_forward_hook(partial(_add, block.adapter))
         added += block.adapter.parameters()
     if not added:
         raise RunError(
-            f"model.train=adapter: the network of {model} has no blocks with a module `mlp`, beside which an adapter "
-            "could learn, as ViTs and ConvNeXts have; all, head and norm are legal"
+            f"model.train=adapter: the network of {model} has no blocks that call a module `mlp`, beside which an "
+            "adapter could learn, as ViTs and ConvNeXts have; all, head and norm are legal"
         )
-    return added
+    return Added(added, [name for name, mlp in mlps.items() if mlp not in acting])
+
+
+def _layers(mlp: nn.Module) -> list[nn.Module]:
+    return [layer for layer in mlp.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+def _width(mlp: nn.Module) -> int:
+    """Return C of an MLP that takes and gives C; 0 of any other module."""
+    layers = _layers(mlp)
+    (taken, _), (_, given) = (_shape(layers[0]), _shape(layers[-1])) if layers else ((0, 0), (0, 0))
+    return taken if taken == given else 0
 
 
 def _shape(layer: Any) -> tuple[int, int]:

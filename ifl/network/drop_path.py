@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ifl.distributed.transfers import to_device
+from ifl.network.branches import Branches
 from recipes.common.errors import RunError
 from sharding.plan.philox import unit_floats
 
@@ -43,10 +44,18 @@ class RowMasks:
         """
         self._at = (seed, epoch, step, rows_B, batch)
 
-    def kept(self, layer: int, rate: float) -> np.ndarray:
-        """Return bool [B]: the rows that the layer keeps, each with probability 1 - rate."""
+    def kept(self, layer: int, rate: float, part: int | None = None) -> np.ndarray:
+        """Return bool [B]: the rows that the layer keeps, each with probability 1 - rate.
+
+        Args:
+            layer: its number in the backbone.
+            rate: its own.
+            part: 0 or 1, the half of the micro-batch that it sees; None: all of it.
+        """
         assert self._at is not None, "a network in training is told the rows of each micro-batch"
         seed, epoch, step, rows_B, batch = self._at
+        if part is not None:
+            rows_B = np.split(rows_B, 2)[part]
         key = np.array([seed << 32 | epoch, step << 32 | layer], dtype=np.uint64)
         words = np.random.Philox(key=key, counter=np.array([0, 0, 0, _DOMAIN], dtype=np.uint64)).random_raw(batch)
         kept: np.ndarray = unit_floats(words)[rows_B] >= rate
@@ -56,14 +65,21 @@ class RowMasks:
 class DropPath(nn.Module):
     """float [B, ...] -> the same: in training a row is 0 with probability `rate`, else divided by 1 - rate."""
 
-    def __init__(self, rate: float, layer: int, masks: RowMasks) -> None:
+    def __init__(self, rate: float, layer: int, masks: RowMasks, part: int | None = None) -> None:
+        """Draw the rows of a layer by `masks`; `layer` and `part` as for `RowMasks.kept`."""
         super().__init__()
-        self.rate, self.layer, self.masks = rate, layer, masks
+        self.rate, self.layer, self.masks, self.part = rate, layer, masks, part
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or not self.rate:
             return x
-        kept_B = to_device(self.masks.kept(self.layer, self.rate), x.device).to(x.dtype) / (1 - self.rate)
+        kept = self.masks.kept(self.layer, self.rate, self.part)
+        if len(kept) != len(x):
+            raise RunError(
+                f"model.drop_path: a layer of stochastic depth sees {len(x)} rows where there are {len(kept)} images, "
+                "and what it leaves out is drawn for each image: a network is legal whose layers keep a row an image"
+            )
+        kept_B = to_device(kept, x.device).to(x.dtype) / (1 - self.rate)
         return x * kept_B.view(-1, *[1] * (x.dim() - 1))
 
 
@@ -73,16 +89,27 @@ def drawn_by_row(backbone: nn.Module, model: str) -> RowMasks:
     Raises:
         RunError: it has none; `model` names it.
     """
-    masks, layers = RowMasks(), 0
+    masks, layers, halves = RowMasks(), 0, _halves(backbone)
     for outer in list(backbone.modules()):
         for name, layer in list(outer.named_children()):
             rate = _rate(layer)
             if rate is not None:
-                setattr(outer, name, DropPath(rate, layers, masks))
+                setattr(outer, name, DropPath(rate, layers, masks, halves.get(layer)))
                 layers += 1
     if not layers:
         raise RunError(f"model.drop_path: the network of {model} has no layer of stochastic depth (DropPath)")
     return masks
+
+
+def _halves(backbone: nn.Module) -> dict[nn.Module, int]:
+    """Return the half of the rows that the layers of two branches see in training; other layers see all."""
+    both = [network for network in backbone.modules() if isinstance(network, Branches)]
+    return {
+        layer: half
+        for network in both
+        for half, branch in enumerate((network.cb_block, network.rb_block))
+        for layer in branch.modules()
+    }
 
 
 def _rate(layer: Any) -> float | None:

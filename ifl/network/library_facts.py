@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,6 +29,8 @@ from recipes.schema import Model
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and std where a network says none, as torchvision's do not without weights."""
+ROWS = 4
+"""Of a batch that is tried: two for each of two branches, fewer than which batch normalisation refuses."""
 
 
 def facts(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,31 +75,40 @@ def _configuration(name: str, network: nn.Module) -> tuple[int, int, Any, Any]:
 
 def unfit(model: Model, form: str, image_size: int) -> str:
     """Say why a network cannot be built in a form, take images of a size or train so; empty where it can."""
-    name, where = model.name, f"model.name={model.name} with data.image_size={image_size}"
-
-    def tried() -> tuple[nn.Module, Any]:
-        network = build_backbone(model, form, image_size)
-        return network, network.eval()(torch.empty(2, 3, image_size, image_size))
-
+    where = f"model.name={model.name} with data.image_size={image_size}"
     try:
-        with torch.no_grad():
-            try:
-                with torch.device("meta"):
-                    network, given = tried()
-            except NotImplementedError:  # an operator that needs numbers
-                network, given = tried()
-        prepared(network, model)
-        if model.drop_path:
-            drawn_by_row(network, name)
+        try:
+            with torch.device("meta"):
+                wanted, found = _tried(model, form, image_size)
+        except NotImplementedError:  # an operator that needs numbers
+            wanted, found = _tried(model, form, image_size)
     except RunError as error:
         return str(error)
     except Exception as error:  # networks refuse sizes by any type
         return one_line(f"{where} ({form}) takes no such images: {type(error).__name__}: {error}")[:500]
-    wanted = (2, feature_dim_of(network))
-    if isinstance(given, torch.Tensor) and tuple(given.shape) == wanted:
-        return ""
-    shape = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-    return f"{where} gives {shape}, and pooled features [B, D] = {list(wanted)} are legal: model.args must keep pooling"
+    for given in found:
+        if not isinstance(given, torch.Tensor) or list(given.shape) != wanted:
+            shape = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+            return (
+                f"{where} gives {shape}, and pooled features [B, D] = {wanted} are legal: model.args must keep pooling"
+            )
+    return ""
+
+
+@torch.no_grad()
+def _tried(model: Model, form: str, image_size: int) -> tuple[list[int], list[Any]]:
+    """Return the shape that features of `ROWS` images must have, and what a network gives in evaluation and training.
+
+    It is prepared for training as a run does it.
+    """
+    network, images = build_backbone(model, form, image_size), torch.empty(ROWS, 3, image_size, image_size)
+    given = [network.eval()(images)]
+    if model.drop_path:
+        drawn_by_row(network, model.name).begin(0, 0, 0, np.arange(ROWS), ROWS)
+    prepared(network, model, image_size)
+    if model.train != "head":
+        given.append(network.train()(images))
+    return [ROWS, feature_dim_of(network)], given
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:

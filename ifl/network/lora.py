@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ifl.network.added_layers import Added, called
 from recipes.common.errors import RunError
 from sharding.images.torchvision_operators import define_missing
 
@@ -19,29 +20,28 @@ BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weig
 """Parts of the names that peft gives to a layer's own weights, to A and to B."""
 
 
-def insert(backbone: nn.Module, rank: int, scale: float, model: str) -> list[nn.Parameter]:
-    """Put updates beside all linear layers and 1x1 convolutions of stride 1, in place, and return what they train.
+def insert(backbone: nn.Module, rank: int, scale: float, model: str, image_size: int) -> Added:
+    """Put updates beside all linear layers and 1x1 convolutions of stride 1 that the backbone calls, in place.
 
-    In a ViT these are query, key and value, the projection and the MLP, in a ConvNeXt the MLP. Layers inside torch's
-    own MultiheadAttention, which does not call them, are left out.
+    In a ViT these are query, key and value, the projection and the MLP, in a ConvNeXt the MLP.
 
     Args:
         backbone: gets other names for the layers' weights; see `BASE`.
         rank: r.
         scale: s.
         model: names it in messages.
+        image_size: H = W, pixels.
 
     Raises:
         RunError: there is no such layer, or peft is not installed.
     """
-    inside = {
-        layer for outer in backbone.modules() if isinstance(outer, nn.MultiheadAttention) for layer in outer.modules()
-    }
-    names = [name for name, layer in backbone.named_modules() if layer not in inside and _fits(layer)]
+    fitting = {name: layer for name, layer in backbone.named_modules() if _fits(layer)}
+    acting = called(backbone, fitting.values(), image_size)
+    names = [name for name, layer in fitting.items() if layer in acting]
     if not names:
         raise RunError(
-            f"model.train=lora: the network of {model} has no linear layer and no 1x1 convolution of stride 1 beside "
-            "which LoRA could learn; all, head and norm are legal"
+            f"model.train=lora: the network of {model} has no linear layer and no 1x1 convolution of stride 1 that it "
+            "calls, beside which LoRA could learn; all, head and norm are legal"
         )
     try:
         define_missing()  # peft imports torchvision
@@ -55,7 +55,8 @@ def insert(backbone: nn.Module, rank: int, scale: float, model: str) -> list[nn.
     pattern = "|".join(map(re.escape, names))
     settings: dict[str, Any] = {"r": rank, "lora_alpha": scale * rank, "target_modules": pattern}
     inject_adapter_in_model(LoraConfig(**settings), backbone)
-    return [parameter for name, parameter in backbone.named_parameters() if name.endswith((DOWN, UP))]
+    added = [parameter for name, parameter in backbone.named_parameters() if name.endswith((DOWN, UP))]
+    return Added(added, [name for name, layer in fitting.items() if layer not in acting])
 
 
 def _fits(layer: nn.Module) -> bool:

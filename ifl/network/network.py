@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ifl.method import BaseMethod, Task, load_method
 from ifl.network import adapters, lora
+from ifl.network.added_layers import Added
 from ifl.network.backbone import build_backbone, feature_dim_of, origin_of
 from ifl.network.drop_path import RowMasks, drawn_by_row
 from ifl.network.hook_results import look_at_method, look_at_network
@@ -26,6 +28,7 @@ class Network(nn.Module):
     Attributes:
         still: the kind of the backbone's layers that stay as in evaluation while the network trains; None: no kind.
         row_masks: what draws the rows that stochastic depth leaves out.
+        left_out: names of the backbone's layers beside which nothing was put, since it never calls them.
     """
 
     mean: torch.Tensor
@@ -36,6 +39,7 @@ class Network(nn.Module):
         self.backbone, self.head = backbone, head
         self.still: type[nn.Module] | None = None
         self.row_masks = RowMasks()
+        self.left_out: Sequence[str] = ()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -72,6 +76,11 @@ class Network(nn.Module):
             "trained_parameters": sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad),
             "features": feature_dim_of(self.backbone),
         }
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What meta.json says of it."""
+        return {**self.size, **({"left_out": list(self.left_out)} if self.left_out else {})}
 
     def freeze_backbone(self, still: type[nn.Module] | None, but: Sequence[nn.Parameter] = ()) -> None:
         """Train the head only, and of the backbone some parameters.
@@ -131,11 +140,13 @@ def build_network(recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool 
     network = Network(backbone, head, recipe.data.mean, recipe.data.std)
     if model.drop_path:
         network.row_masks = drawn_by_row(backbone, origin_of(model.name))
-    choose_trained(network, model, declared.TRAINS, bool(recipe.method.args.get("frozen_bn", False)))
+    choose_trained(
+        network, model, declared.TRAINS, bool(recipe.method.args.get("frozen_bn", False)), recipe.data.image_size
+    )
     return network, method
 
 
-def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool) -> None:
+def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool, image_size: int) -> None:
     """Prepare the backbone, and choose what trains. The head always does.
 
     A backbone that does not train at all is used as in evaluation, and so is the batch normalisation of one that trains
@@ -147,20 +158,22 @@ def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool)
         model: the recipe's section.
         trains: TRAINS of the method, all or head.
         frozen_bn: its argument of that name.
+        image_size: H = W, pixels.
 
     Raises:
         RunError: the network has no layer that this is for, or peft is not installed.
     """
-    chosen = prepared(network.backbone, model)
+    chosen = prepared(network.backbone, model, image_size)
+    network.left_out = chosen.left_out
     if model.train == "head":
         network.freeze_backbone(nn.Module)
     elif trains == "head":
         network.freeze_backbone(nn.Module if frozen_bn else None)
-    elif chosen:
-        network.freeze_backbone(None if model.train == "norm" else _BatchNorm, chosen)
+    elif chosen.trains:
+        network.freeze_backbone(None if model.train == "norm" else _BatchNorm, chosen.trains)
 
 
-def prepared(backbone: nn.Module, model: Model) -> list[nn.Parameter]:
+def prepared(backbone: nn.Module, model: Model, image_size: int) -> Added:
     """Add to a backbone what LoRA or AdaptFormer add, in place; returns what alone trains, nothing where all may.
 
     Raises:
@@ -168,10 +181,10 @@ def prepared(backbone: nn.Module, model: Model) -> list[nn.Parameter]:
     """
     file = origin_of(model.name)
     if model.train == "lora":
-        return lora.insert(backbone, model.width, model.scale, file)
+        return lora.insert(backbone, model.width, model.scale, file, image_size)
     if model.train == "adapter":
-        return adapters.insert(backbone, model.width, model.scale, file)
-    return normalisations(backbone, file) if model.train == "norm" else []
+        return adapters.insert(backbone, model.width, model.scale, file, image_size)
+    return Added(normalisations(backbone, file)) if model.train == "norm" else Added()
 
 
 def normalisations(backbone: nn.Module, file: str) -> list[nn.Parameter]:

@@ -3,10 +3,14 @@
     python -m ifl.pretrained timm:vit_small_patch16_224 out=FILE.safetensors
     python -m ifl.pretrained torchvision:convnext_tiny out=FILE.safetensors [weights=IMAGENET1K_V1]
     python -m ifl.pretrained open_clip:ViT-B-32 out=FILE.safetensors weights=openai
+    python -m ifl.pretrained list=timm:vit_small
 
 timm's names take its tags, as in timm:vit_base_patch16_clip_224.openai; of torchvision `weights=` names one of several,
 DEFAULT where it is left out, and of open_clip its tag; there the file holds both towers. The file holds the library's
 entries, classifier included, under their own names. Prints its sha256.
+
+`list=LIBRARY` prints the names of its networks, each with its weights; `list=LIBRARY:WORD` those whose names hold the
+word, or match it where it has a `*`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ifl.pretrained.listing import listed
 from recipes.backbones.facts import LIBRARIES, lacking, library_of
 from recipes.common.cli import asks_help, split_word
 from recipes.common.errors import RunError, one_line
@@ -92,6 +97,11 @@ def main(words: Sequence[str]) -> int:
     name, given = words[0], dict(map(split_word, words[1:]))
     out, weights = given.pop("out", ""), given.pop("weights", DEFAULT)
     try:
+        if name.startswith("list="):
+            if len(words) > 1:
+                raise RunError(f"{words[1]} is not legal with {name}, which stands alone")
+            print("\n".join(listed(split_word(name)[1])))
+            return 0
         if given or not out.endswith(SUFFIX):
             wrong = next(iter(given), f"out={out}")
             raise RunError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recipes.common.cli import nearest
+from recipes.backbones.names import offer
 from recipes.common.errors import DataError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def torchvision_model(name: str, weights: Path, asked: str) -> torch.nn.Module:
 
     legal = torchvision.models.list_models(module=torchvision.models)
     if name not in legal:
-        raise DataError(f"features={asked} is no network of torchvision; {nearest(name, legal)}")
+        raise DataError(f"features={asked} is no network of torchvision; {offer(asked, legal)}")
     model = torchvision.models.get_model(name, weights=None)
     last = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)][-1:]
     for path in last:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recipes.backbones.names import offer
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError, one_line
 from sharding.images.backbones import torchvision_model
@@ -85,7 +86,7 @@ def _of_timm(name: str, weights: Path) -> Backbone:
     timm: Any = import_module("timm")  # which comes without types
 
     if not timm.is_model(name.partition(".")[0]):
-        raise DataError(f"features=timm:{name} is no model of timm; {_close(name, timm.list_models())}")
+        raise DataError(f"features=timm:{name} is no model of timm; {offer(f'timm:{name}', timm.list_models())}")
     try:
         model: Any = timm.create_model(name, pretrained=False, num_classes=0)
         cfg = timm.data.resolve_model_data_config(model)
@@ -123,9 +124,3 @@ _BUILDERS: dict[str, Callable[[str, Path], Backbone]] = {
     "torchvision": _of_torchvision,
     "open_clip": _of_open_clip,
 }
-
-
-def _close(name: str, legal: list[str]) -> str:
-    """Ask after the nearest of many names, without the whole list."""
-    asked, _, _ = nearest(name, legal).partition("legal: ")
-    return f"{asked}timm.list_models() has all"

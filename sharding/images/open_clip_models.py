@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from recipes.backbones.names import offer
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError, one_line
 from sharding.images.torchvision_operators import define_missing
@@ -20,7 +21,7 @@ LACKING = (
     "open_clip models need the package open_clip_torch, which is not installed: `.venv/bin/python -m pip install "
     "open_clip_torch`, or leave the model out"
 )
-ARGS = ("force_quick_gelu", "force_image_size", "force_patch_dropout", "force_context_length", "force_custom_text")
+ARGS = ("force_quick_gelu", "force_patch_dropout", "force_context_length", "force_custom_text")
 """Arguments of open_clip's `create_model` that a user may give."""
 
 
@@ -36,7 +37,9 @@ def library() -> ModuleType:
     return import_module("open_clip")
 
 
-def open_clip_model(name: str, args: Mapping[str, Any], weights: Path | None) -> nn.Module:
+def open_clip_model(
+    name: str, args: Mapping[str, Any], weights: Path | None, image_size: int | None = None
+) -> nn.Module:
     """Build a CLIP model, both towers, in evaluation mode.
 
     Args:
@@ -44,19 +47,22 @@ def open_clip_model(name: str, args: Mapping[str, Any], weights: Path | None) ->
         args: keyword arguments of open_clip's `create_model`, those of `ARGS`.
         weights: a checkpoint of open_clip's or OpenAI's layout, safetensors or a torch file (read with weights_only);
             None draws random ones from torch's global generator.
+        image_size: H = W, pixels; position embeddings of a checkpoint are brought to it. None: the model's own.
 
     Raises:
         DataError: the library, the name, an argument or the file is not what is needed.
     """
     clip = library()
     if name not in clip.list_models():
-        raise DataError(f"open_clip:{name} is no model of open_clip; {nearest(name, clip.list_models())}")
+        raise DataError(f"open_clip:{name} is no model of open_clip; {offer(f'open_clip:{name}', clip.list_models())}")
     for key in args:
         if key not in ARGS:
             raise DataError(f"the argument {key} of open_clip:{name} is not legal; {nearest(key, ARGS)}")
     if weights is not None and not weights.is_file():
         raise DataError(f"the weights {weights} of open_clip:{name} are no file; a checkpoint of that model is legal")
-    given = {"pretrained_text": False, **args, "pretrained": None if weights is None else str(weights.absolute())}
+    size = {} if image_size is None else {"force_image_size": image_size}
+    file = None if weights is None else str(weights.absolute())
+    given = {"pretrained_text": False, **args, **size, "pretrained": file}
     try:
         model: nn.Module = clip.create_model(name, **given)
     except NotImplementedError:  # without memory for parameters not every model can be built

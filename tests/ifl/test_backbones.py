@@ -197,6 +197,38 @@ def test_fetching_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.Mo
         assert wanted in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "asked, line",
+    [
+        ("timm:vit_tiny_patch16_2", "timm:vit_tiny_patch16_224  weights: augreg_in21k, augreg_in21k_ft_in1k"),
+        ("timm:resnet10*", "timm:resnet10t  weights: c3_in1k"),
+        ("torchvision:resnet50", "torchvision:resnet50  weights: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+        ("open_clip:rn50x4", "open_clip:RN50x4  weights: openai"),
+    ],
+)
+def test_names_are_listed_with_their_weights(asked: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line a network, of those that a word finds; without a word of all."""
+    assert pretrained.main([f"list={asked}"]) == 0
+    some = capsys.readouterr().out.splitlines()
+    assert line in some
+    assert pretrained.main([f"list={asked.partition(':')[0]}"]) == 0
+    assert len({*capsys.readouterr().out.splitlines()} - {*some}) > 50
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["list=tim"], "list=tim names no library: did you mean timm?"),
+        (["list=timm:nope"], "list=timm:nope finds none of the "),
+        (["list=timm", "out=x.safetensors"], "out=x.safetensors is not legal with list=timm, which stands alone"),
+    ],
+)
+def test_a_list_that_is_empty_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrained.main(words) == 2
+    told = capsys.readouterr().err
+    assert said in told and len(told.splitlines()) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------- networks
 def test_batch_normalisation_with_its_activation_is_shared_among_ranks_as_timm_does() -> None:
     """timm's layers that normalise and activate in one stay such when their groups are shared; another library's are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,16 @@ from ifl import exported
 from ifl.finished_run import export
 from ifl.network import lora
 from ifl.network.adapters import insert
+from ifl.network.added_layers import called
+from ifl.network.backbone import build_backbone
+from ifl.network.branches import Branches
 from ifl.network.drop_path import DropPath, RowMasks, depth_argument, drawn_by_row
+from ifl.network.network import Network, choose_trained
 from recipes.common.errors import RecipeError, RunError
 from recipes.resolve import resolve
+from recipes.schema import Model
 from tests.helpers import mini
+from tests.helpers.libraries import VIT, asked_here
 from tests.helpers.tuned import MODELS, WORDS, last_weights, network_of, run, write_models
 
 MODES = ("all", "head", "lora", "adapter", "norm")
@@ -100,7 +107,81 @@ def test_one_rank_is_two_ranks(mini_root: Path, tmp_path: Path) -> None:
     assert any(value.abs().max() > 1e-3 for name, value in ended[0].items() if ".lora_B." in name)
 
 
+@pytest.mark.parametrize(
+    "name, args, left_out",
+    [
+        ("timm:beit_base_patch16_224", {"patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}, ["qkv"]),
+        ("timm:swinv2_tiny_window8_256", {"depths": (1, 1), "num_heads": (2, 2), "embed_dim": 16}, ["qkv"] * 2),
+        pytest.param("torchvision:swin_t", {}, ["qkv", "proj"] * 12, marks=pytest.mark.full),
+    ],
+)
+def test_lora_is_put_where_it_learns(name: str, args: dict[str, Any], left_out: list[str]) -> None:
+    """A layer that a library uses by its weight and never calls gets no update; it is named in meta.json. A
+    gradient reaches all that is counted as training."""
+    backbone = build_backbone(Model(name=name, args=args), image_size=32)
+    drawn = torch.get_rng_state()
+    called(backbone, list(backbone.modules()), 32)
+    assert torch.equal(torch.get_rng_state(), drawn) and all(layer.training for layer in backbone.modules())
+    network = Network(backbone, nn.Linear(backbone.feature_dim, 4), [0.5] * 3, [0.2] * 3)
+    choose_trained(network, Model(name=name, train="lora"), "all", False, 32)
+    assert [path.rpartition(".")[2] for path in network.left_out] == left_out
+    assert network.about == {**network.size, "left_out": network.left_out}
+    network(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))[1].square().sum().backward()
+    assert [path for path, one in network.named_parameters() if one.requires_grad and one.grad is None] == []
+
+
+def test_adapters_stand_beside_what_is_called() -> None:
+    """An MLP whose layers a block uses without calling it gets none; where no MLP is called, that is refused."""
+
+    class Block(nn.Module):
+        def __init__(self, calls: bool) -> None:
+            super().__init__()
+            self.mlp, self.calls = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), calls
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mlp(x) if self.calls else self.mlp[1](self.mlp[0](x))
+
+    added = insert(nn.Sequential(Block(True), Block(False)), 3, 0.1, "x", 4)
+    assert len(added.trains) == 4 and added.left_out == ["1.mlp"]
+    with pytest.raises(RunError, match="the network of x has no blocks that call a module `mlp`"):
+        insert(nn.Sequential(Block(False)), 3, 0.1, "x", 4)
+
+
 # ----------------------------------------------------------------------------------------------------- stochastic depth
+def test_a_branch_leaves_out_its_own_rows() -> None:
+    """BBN's branches see the halves of a micro-batch's rows in training, their trunk all of them; each layer keeps the
+    rows that the masks say of these. A layer that sees other rows than one for each image is refused."""
+    from timm.layers import DropPath as OfTimm
+
+    network = Branches(*(nn.Sequential(OfTimm(0.5), nn.Flatten(1)) for _ in range(3)), dim=1)
+    masks, rows = drawn_by_row(network, "x"), np.random.default_rng(0).permutation(128)
+    masks.begin(7, 3, 5, rows, len(rows))
+    given = network.train()(torch.ones(128, 1, 1, 1)) != 0
+    both = [torch.from_numpy(masks.kept(0, 0.5) & masks.kept(layer, 0.5)) for layer in (1, 2)]
+    assert torch.equal(given, torch.stack([both[0][:64], both[1][64:]], dim=1).repeat(2, 1)) and 0 < given.sum() < 128
+    masks.begin(7, 3, 5, rows[:6], len(rows))
+    with pytest.raises(RunError, match="a layer of stochastic depth sees 12 rows where there are 6 images"):
+        network(torch.ones(12, 1, 1, 1))
+
+
+def test_bbn_with_stochastic_depth_trains_the_same_on_two_ranks(
+    mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of two branches of a library's ViT that was stopped and resumed on two ranks ends with the bits of one that
+    was not, and one rank gives the same losses but for the order of sums."""
+    asked_here(monkeypatch, tmp_path / "networks")
+    ended, losses = [], []
+    for name, ranks, stop_at in (("whole", 2, None), ("stopped", 2, 3), ("alone", 1, None)):
+        words = (*WORDS, *VIT, "recipe=glt_bbn", "model.drop_path=0.5", "optim.lr=0.01")
+        recipe = mini.recipe_of(mini_root, tmp_path / name, *words)
+        assert stop_at is None or run(recipe, ranks, stop_at) is False
+        assert run(recipe, ranks) is True
+        ended.append(mini.final(recipe.run_folder))
+        losses.append([line["method_loss"] for line in mini.lines(recipe.run_folder, "train")])
+    assert mini.same_bits(*({k: v for k, v in end.items() if k != ".suite.metrics_offset"} for end in ended[:2])) == []
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-4)
+
+
 def test_rows_are_left_out_however_a_batch_is_cut() -> None:
     """Which rows a layer keeps does not depend on the micro-batch, and does on step and layer; kept rows are scaled so
     that the mean stays."""
@@ -161,9 +242,9 @@ def test_merged_updates_compute_the_same() -> None:
         return nn.Sequential(*layers)
 
     network = made()
-    added = lora.insert(network, rank=2, scale=1.5, model="x")
-    assert len(added) == 6
-    for parameter in added:
+    added = lora.insert(network, rank=2, scale=1.5, model="x", image_size=3)
+    assert len(added.trains) == 6 and not added.left_out
+    for parameter in added.trains:
         nn.init.normal_(parameter)
     plain = made()
     before = plain(images := torch.randn(4, 3, 3, 3))
@@ -254,7 +335,7 @@ def test_adapters_are_added_to_what_an_mlp_gives() -> None:
     network = Block()
     x_BC = torch.randn(5, 4)
     before_BC = network(x_BC)
-    down, down_bias, up, up_bias = insert(network, 3, 0.1, "x")
+    down, down_bias, up, up_bias = insert(network, 3, 0.1, "x", 4).trains
     assert torch.equal(network(x_BC), before_BC)
     for parameter in (up, down_bias, up_bias):
         nn.init.normal_(parameter)

@@ -111,8 +111,17 @@ REFUSED = [
     (["model.name=timm:nope"], "names is near, of which are timm:resnet50, timm:resnet50d, timm:vit_small_patch16_224"),
     (
         ["model.name=torchvision:nope"],
-        "torchvision:vit_b_16, torchvision:convnext_tiny; `torchvision.models.list_models()`",
+        "torchvision:vit_b_16, torchvision:convnext_tiny; `python -m ifl.pretrained list=torchvision` lists all",
     ),
+    (
+        ["model.name=open_clip:ViT-B-31"],
+        "open_clip:ViT-B-31 is no model of open_clip; near are open_clip:ViT-B-32, open",
+    ),
+    (
+        ["model.name=open_clip:nope"],
+        "open_clip:ViT-B-32, open_clip:RN50; `python -m ifl.pretrained list=open_clip` lists all",
+    ),
+    (["model.name=open_clip:RN50", "model.args.force_image_size=64"], "it is data.image_size"),
     (["model.name=hub:x"], "timm:NETWORK, torchvision:NETWORK or open_clip:NETWORK"),
     (["model.name=torchvision:googlenet"], "no linear layer at its end alone"),
     ([*CONVNEXT, "model.args.foo=3"], "unexpected keyword argument 'foo'"),
@@ -131,6 +140,7 @@ REFUSED = [
     ([*RESNET, "batch.bn=0"], "set batch.bn to the samples of a group"),
     (["batch.micro=32"], "batch.micro=32 is for batch.bn=0"),
     ([*BY_NAME, "batch.micro=48"], "no multiple of batch.micro=48"),
+    (["model.name=timm:tnt_s_patch16_224", "model.args.depth=2", "model.drop_path=.1"], "keep a row an image"),
     (["recipe=glt_ride", "model.name=timm:swin_tiny_patch4_window7_224"], "where a SwinTransformer parts"),
     ([*VIT, "model.weights=/nowhere/a.pt"], "model.weights=/nowhere/a.pt cannot be read: No such file"),
     (["model.prefix=a."], "is for model.weights"),
