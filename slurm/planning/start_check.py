@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from recipes.backbones.facts import Unanswered, answer, library_of
-from recipes.code_digest import code_digests
+from recipes.code.digest import code_digests
 from recipes.schema import Recipe
 
 ASKED = "ifl.pretrained.start_check"
