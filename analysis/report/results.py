@@ -89,7 +89,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
         search=_search(made, sets[0]),
         alpha=ALPHA,
         fewest=FEWEST_SEEDS,
-        tables="\n".join(_section(table) for table in made),
+        tables="\n".join(_section(table, lines) for table in made),
         missing=_missing(made, sets[0]),
         cost=f"{ledger.sentence(lines).capitalize()}. Hardware: {', '.join(lines[-1].own.hardware) or MISSING}.",
         names=" and ".join(f"`{table.layout.name}`" for table in made),
@@ -142,14 +142,33 @@ def _search(made: Sequence[Table], data: str) -> str:
     return textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _section(table: Table) -> str:
-    """Write a table, and below it the verdicts on its claims."""
+def _section(table: Table, costs: Sequence[ledger.Line]) -> str:
+    """Write a table, and below it which rows drew other numbers of images, and the verdicts on its claims."""
     lines = [f"## {TITLES[table.layout.name]}", "", *_rows(table)]
+    if said := _other_images([line for line in costs if line.table == table.layout.name]):
+        lines += ["", *textwrap.wrap(said, 120)]
     if judged := judge(table):
         lines += ["", f"### Verdicts of `{judged.name}`", "", f"{claims.summary(judged)}."]
         for line in claims.markdown(judged).splitlines()[1:]:
             lines += textwrap.wrap(line, 120, subsequent_indent="  ") if line.startswith("- ") else [line]
     return "\n".join([*lines, ""])
+
+
+def _other_images(costs: Sequence[ledger.Line]) -> str:
+    """Say which rows' runs drew not as many training images as most rows' do; empty where all drew as many.
+
+    A run's first stage counts. A method that trains nothing has its first stage's.
+    """
+    drawn: dict[str, int] = {}
+    for line in costs:
+        if line.row != ledger.WHOLE and line.own.runs:
+            drawn[line.row] = round((line.own.images + line.first.images) / line.own.runs)
+    found = list(drawn.values())
+    usual = max(dict.fromkeys(found), key=found.count, default=0)
+    others = [f"{plain(row)} {images:,}" for row, images in drawn.items() if images != usual]
+    if not others:
+        return ""
+    return f"A run draws {usual:,} training images, its first stage's among them; other rows: {', '.join(others)}."
 
 
 def _rows(table: Table) -> Iterator[str]:
