@@ -26,7 +26,7 @@ from ifl.supervision.node_limits import VARIABLE, NodeLimits
 from ifl.supervision.node_report import NodeReport, report_of
 from recipes.common.addresses import free_port
 from recipes.common.cli import nearest, split_word
-from recipes.common.errors import DataError, RecipeError, UserError
+from recipes.common.errors import DataError, RecipeError, UserError, one_line
 from recipes.common.json_text import read_object
 from recipes.resolve import resolve
 from recipes.schema import PROJECT, Recipe
@@ -43,6 +43,8 @@ from slurm.starting.rank_start import folders_of, rank_start
 LEGAL = ("check", "nodes", "tasks_per_node", "cluster", "runs", "data.cache_folder")
 """The words that go with check=, besides those of the slurm. section."""
 RESULT, FOLDER = "nodes.json", ".check"
+AGAIN = "look again"
+"""What to do about a damaged file."""
 MINUTES = 5
 """The job's time limit."""
 START_S, LOOK_S, SEEN_S = 120.0, 240.0, 30.0
@@ -226,7 +228,7 @@ def _look_here(check: NodeCheck) -> int:
         for process in processes:
             process.kill()
             process.wait()
-    return _tell(check.folder) if (check.folder / RESULT).exists() else _without_table(check.folder, "the ranks ended")
+    return _end(check.folder) if (check.folder / RESULT).exists() else _without_table(check.folder, "the ranks ended")
 
 
 def _job(check: NodeCheck, code: Path) -> BatchJob:
@@ -271,7 +273,7 @@ def _wait(folder: Path, job: str) -> int:
     while True:
         now = time.monotonic()
         if (folder / RESULT).exists():
-            return _tell(folder)
+            return _end(folder)
         jobs = queue()
         state = "unknown" if jobs is None else jobs[job].state if job in jobs else "gone"
         if state in (*ENDED, "gone"):
@@ -299,26 +301,34 @@ def _reason(job: str) -> str:
     return said if said not in ("", "None") else "no reason is told"
 
 
+def _end(folder: Path) -> int:
+    """Print the table of a look that this command made; its folder goes where all is well. Returns the exit code."""
+    code = _tell(folder)
+    if code == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
 def _tell(folder: Path) -> int:
-    """Print the table that a look has left; its folder goes where all is well. Returns the exit code.
+    """Print the table that a look has left; returns the exit code.
 
     Raises:
         DataError: the file is damaged.
     """
     reports = _reports(folder / RESULT)
     print(table(reports), flush=True)
-    if all(map(is_fit, reports)):
-        shutil.rmtree(folder, ignore_errors=True)
-        return 0
-    return 1
+    return 0 if all(map(is_fit, reports)) else 1
 
 
 def _reports(path: Path) -> list[NodeReport]:
-    values = read_object(path, {"nodes": list})["nodes"]
+    values = read_object(path, {"nodes": list}, AGAIN)["nodes"]
     try:
-        return [report_of(node) for node in values]
-    except (TypeError, LookupError) as error:
-        raise DataError(f"{path} is damaged ({error}): look again") from None
+        reports = [report_of(node) for node in values]
+    except ValueError as error:
+        raise DataError(one_line(f"{path} is damaged ({error}); {AGAIN}")) from None
+    if not reports:
+        raise DataError(f"{path} is damaged (it holds no node); {AGAIN}")
+    return reports
 
 
 def _without_table(folder: Path, what: str) -> int:
