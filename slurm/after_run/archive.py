@@ -8,15 +8,13 @@ copy becomes NAME.old-N. Standard library only.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from recipes.common.errors import DataError
-from recipes.common.files import file_digest, named, sync_folder, write_json, write_synced
+from recipes.common.files import file_digest, named, sync_folder, unfinished, write_json, write_synced
 from recipes.common.json_text import read_object
 from recipes.folders import LIGHT, place_aside
 from slurm.after_run.settings import Archive
@@ -139,7 +137,7 @@ def _copied(
         manifest: whether the copy gets one.
         expected: the sha256 that files must have.
     """
-    temporary = parent / f".{target.name}.{socket.gethostname()}-{os.getpid()}.tmp"
+    temporary = unfinished(parent / target.name)
     shutil.rmtree(temporary, ignore_errors=True)
     expected = {**_weights(source), **(expected or {})}
     try:

@@ -34,6 +34,7 @@ from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.sbatch import asked, gpu_options
 from slurm.cluster.sbatch_help import refuse_unknown
+from slurm.cluster.submission import alone
 from slurm.code_snapshot import place, running, snapshot_code
 from slurm.monitoring.run_state import ENDED, queue
 from slurm.nodes.table import is_fit, table
@@ -42,7 +43,8 @@ from slurm.starting.rank_start import folders_of, rank_start
 
 LEGAL = ("check", "nodes", "tasks_per_node", "cluster", "runs", "data.cache_folder")
 """The words that go with check=, besides those of the slurm. section."""
-RESULT, FOLDER = "nodes.json", ".check"
+RESULT, FOLDER, NAME = "nodes.json", ".check", "glt-check-nodes"
+"""A look's file; the folder beside the runs in which each look has one; and what its job is called."""
 AGAIN = "look again"
 """What to do about a damaged file."""
 MINUTES = 5
@@ -237,7 +239,7 @@ def _job(check: NodeCheck, code: Path) -> BatchJob:
     start = rank_start(site.own, code, [str(check.folder), *folders_of(recipe)])
     parameters = {
         **asked(recipe.slurm, start),
-        "job_name": "glt-check-nodes",
+        "job_name": NAME,
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "time": MINUTES,
@@ -252,10 +254,12 @@ def _job(check: NodeCheck, code: Path) -> BatchJob:
 def _submit(check: NodeCheck) -> int:
     """Look by a job, and wait for it: `cluster=slurm`."""
     require_sbatch()
-    check.folder.mkdir(parents=True, mode=0o700)
-    asked_for = _job(check, snapshot_code(check.folder.parents[1]))
-    print(*(f"{line}\n" for line in _remarks(check, asked_for)), sep="", end="", file=sys.stderr, flush=True)
-    job = asked_for.submit()
+    runs = check.folder.parents[1]
+    with alone(runs):  # or tidy=yes could remove the copy of the code before it sees the job
+        check.folder.mkdir(parents=True, mode=0o700)
+        asked_for = _job(check, snapshot_code(runs))
+        print(*(f"{line}\n" for line in _remarks(check, asked_for)), sep="", end="", file=sys.stderr, flush=True)
+        job = asked_for.submit()
     if job is None:
         raise RecipeError(f"SLURM took the look and does not tell its job's id (squeue); its folder is {check.folder}")
     print(f"job {job} looks at {check.recipe.nodes} nodes", flush=True)

@@ -21,17 +21,16 @@ from typing import Literal
 
 from recipes.common.cli import Fault, key_values, nearest
 from recipes.common.errors import DataError, RecipeError
-from recipes.common.locks import locked, release, try_acquire
+from recipes.common.locks import release, try_acquire
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
+from slurm.cluster.submission import alone
 from slurm.monitoring import run_state
 from slurm.site_file import Site
 from slurm.upkeep.superfluous import CHECKPOINTS, TIDIED, Found, Item, by_kind, has_its_weights, look
 
 WORDS = ("show", "yes")
 TWICE: tuple[Literal["twice"]] = ("twice",)
-LAUNCHING = ".launching"
-"""The lock that submissions into a folder of runs hold."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Tidy:
             if found.items:
                 print("tidy=yes removes this")
             return 0
-        with locked(self.runs / LAUNCHING):
+        with alone(self.runs):
             found = look(self.runs, run_state.queue())
             gone, said = remove(found.items)
         _print(self.runs, gone)

@@ -358,7 +358,7 @@ SOUND = NodeReport("a", [0], "cpu", Rates(3.0, 3.0, True), None, 0.0, 1.0, {}, [
 
 
 def test_showing_a_look_removes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`check=FOLDER` prints the table of any folder that holds one, and leaves all that lies in it, whatever it says."""
+    """`check=FOLDER` prints the table that lies in a folder, and leaves all that lies there, whatever it says."""
     write_json(tmp_path / "nodes.json", {"nodes": [SOUND]})
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "thesis.txt").write_text("years")

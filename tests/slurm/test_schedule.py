@@ -354,10 +354,10 @@ def test_two_launchers_take_turns(tmp_path: Path) -> None:
     done = threading.Event()
 
     def second(folder: Path) -> None:
-        with submission._alone(folder):
+        with submission.alone(folder):
             done.set()
 
-    with submission._alone(tmp_path / "runs"):
+    with submission.alone(tmp_path / "runs"):
         waiting = threading.Thread(target=second, args=(tmp_path / "runs",))
         waiting.start()
         assert not done.wait(0.3)
