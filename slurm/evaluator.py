@@ -11,6 +11,7 @@ is not, for that start may have had no time to dismiss it. The launcher has writ
 import contextlib
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ START = "GLT_START"
 """Environment variable of an evaluator's job: the start of the run that it is for, as `incarnation` names it."""
 AGAIN = 10
 """So often an evaluator comes back in one start of its run, whatever ended it; most often it is thrown out."""
+NOT_NEEDED = 3
+"""The code of `needed` where the start is over; no Python that fails ends with it."""
 LOOK_S = 30
 """Between two looks for the start."""
 ANSWER_S = 20
@@ -92,8 +95,8 @@ def is_on(folder: Path, start: str) -> bool:
 
 
 def needed(folder: Path) -> int:
-    """Return 0 if the start is on that this evaluator's job is for, and else 1."""
-    return 0 if is_on(folder, os.environ[START]) else 1
+    """Return 0 if the start is on that this evaluator's job is for, and else `NOT_NEEDED`."""
+    return 0 if is_on(folder, os.environ[START]) else NOT_NEEDED
 
 
 def watch(folder: Path) -> int:
@@ -118,6 +121,19 @@ def again(folder: Path) -> int:
             return 1
     _do_without(folder, f"the evaluator's job {own} ended and does not come back; see log/{LOG}")
     return 1
+
+
+def not_started(folder: Path) -> str:
+    """Return the trap that does what `_do_without` does where a batch script fails before it has a Python.
+
+    SLURM may also end the script, after a command that did not fail; of that nothing is noted.
+    """
+    text = f"the job of the evaluator could not start (log/{LOG} says why): this run evaluates by itself"
+    event = f'{{"event": "evaluator", "incarnation": "%s", "time": %s, "step": -1, "text": "{text}"}}\\n'
+    noted, claim = (shlex.quote(str(folder / name)) for name in ("log/events.jsonl", f"{FOLDER}/evaluator.json"))
+    note = f'printf {shlex.quote(event)} "${START}" "$(date +%s)" >> {noted}'
+    withdraw = f"[ -s {claim} ] || : > {claim}"  # a newer start's evaluator may have claimed the run
+    return f"trap {shlex.quote(f'[ $? = 0 ] || {{ {note}; {withdraw}; }}')} EXIT"
 
 
 def _do_without(folder: Path, text: str) -> None:

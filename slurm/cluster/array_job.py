@@ -159,7 +159,7 @@ def array_job(
     given["additional_parameters"] |= slurm.options
     if slurm.gpus_per_node:
         given["gpus_per_node"] = slurm.gpus_per_node
-    guard, *lines = given["setup"]  # the guard is each run's, and all else is done once
+    _, *lines, guard = given["setup"]  # the guard is each run's, and all else is done once
     if look := (own or {}).get("look"):  # packed runs measure a disk side by side
         lines += site_limits.exported(look._replace(folder_mb_s=None, disk_mb_s=None))
     packed = {**given, "setup": lines, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}

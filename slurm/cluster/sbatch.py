@@ -78,9 +78,10 @@ def parameters(
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
-            done_guard(own, code, start),
+            done_guard(own, code, start, before_setup=True),
             *setup_lines(recipe.slurm.modules, setup, code),
             *start.lines,
+            done_guard(own, code, start),
             *(
                 f"[ -e {need}/done ] || {start.outside} -m slurm.cluster.needs {own} {need} || exit 0"
                 for need in (shlex.quote(str(need)) for need in needs)
@@ -98,14 +99,21 @@ def parameters(
     }
 
 
-def done_guard(own: str, code: Path, start: RankStart) -> str:
-    """Return the shell line by which a job of a finished run leaves, before modules and setup lines.
+def done_guard(own: str, code: Path, start: RankStart, before_setup: bool = False) -> str:
+    """Return the shell line by which a job of a finished run leaves.
 
     SLURM may start it again, and may have ended it before all was done that follows a run's end.
+
+    Args:
+        own: the run folder, as a shell's word.
+        code: the copy of the suite.
+        start: how Python is started.
+        before_setup: it stands before modules and setup lines, which may bring Python: then only where it is there.
     """
     at = shlex.quote(str(code))  # where Python looks first, whatever its options
     after = f"cd {at}; PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"
-    return f"[ ! -e {own}/done ] || {{ {after}; exit 0; }}"
+    missing = f"! {start.outside} -c '' 2> /dev/null || " if before_setup else ""
+    return f"[ ! -e {own}/done ] || {missing}{{ {after}; exit 0; }}"
 
 
 def batch_job(
@@ -165,7 +173,7 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
     recipe, own = run.recipe, site.for_evaluator(run.recipe)
     slurm = site.asked_of_evaluator(recipe.slurm.share(pack * recipe.tasks // recipe.nodes))
     start = rank_start(own.own, code, folders_of(recipe))
-    at, folder, log = (shlex.quote(str(code)), shlex.quote(str(run.folder)), run.folder / "log" / evaluator.LOG)
+    folder, log = shlex.quote(str(run.folder)), run.folder / "log" / evaluator.LOG
     given = asked(slurm, start)
     given["additional_parameters"] |= {"output": log, "error": log}
     parameters = {
@@ -175,10 +183,12 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
         "ntasks_per_node": 1,
         "use_srun": False,
         "setup": [
-            f"(cd {at}; PYTHONPATH={at} {start.outside} -m slurm.evaluator needed {folder}) || exit 0",
+            evaluator.not_started(run.folder),
             *setup_lines(slurm.modules, own.setup, code),
             *start.lines,
             *threads(recipe.slurm),
+            f"{start.outside} -m slurm.evaluator needed {folder}",
+            f"case $? in 0) trap - EXIT;; {evaluator.NOT_NEEDED}) exit 0;; *) exit 1;; esac",
             f"{start.outside} -m slurm.evaluator watch {folder} &",
         ],
         "teardown": ["trap : TERM", f"{start.outside} -m slurm.evaluator again {folder}"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from recipes.resolve import resolve
 from slurm import environment, launch, rendezvous
 from slurm.cluster import batch_job as jobs
 from slurm.cluster import needs
-from slurm.cluster.batch_job import BatchJob
-from slurm.cluster.sbatch import batch_job
+from slurm.cluster.batch_job import BatchJob, setup_lines
+from slurm.cluster.sbatch import batch_job, done_guard
 from slurm.cluster.submission import remarks
 from slurm.local import process_group
 from slurm.monitoring import events
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
+from slurm.starting.rank_start import RankStart
 from tests.helpers.launching import batch_file, stub
 from tests.helpers.launching import launch as launched
 
@@ -195,7 +197,7 @@ def started(text: str, folder: Path) -> tuple[int, str]:
     script = f"srun() {{ echo srun; }}; module() {{ echo module; }}\n{text.replace(jobs.PYTHON, 'python')}"
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    stub(bin_folder, "python", 'echo "$*"; case "$*" in *needs*) exit 1;; esac')
+    stub(bin_folder, "python", '[ "$1" = -c ] || echo "$*"; case "$*" in *needs*) exit 1;; esac')
     ran = subprocess.run(
         ["bash", "-c", script], env={"PATH": f"{bin_folder}:/usr/bin:/bin"}, capture_output=True, text=True
     )
@@ -212,6 +214,20 @@ def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
     (run / "done").touch()
     code, said = started(text, tmp_path)
     assert code == 0 and said.split()[1] == "slurm.after_run" and len(said.splitlines()) == 1
+
+
+def test_a_finished_runs_python_may_come_from_setup(tmp_path: Path) -> None:
+    """Where the node has no such Python before modules and setup lines, what was left is done after them."""
+    run, late = tmp_path / "a run", tmp_path / "late"
+    for folder in (run / "log", late):
+        folder.mkdir(parents=True)
+    (run / "done").touch()
+    stub(late, "python3.99", 'echo "$*"')
+    setup = setup_lines((), [f"export PATH={shlex.quote(str(late))}:$PATH"], tmp_path)
+    guards = (done_guard(shlex.quote(str(run)), tmp_path, RankStart("", "python3.99"), early) for early in (True, False))
+    text = "\n".join([next(guards), *setup, next(guards), "exit 7"])
+    ran = subprocess.run(["bash", "-c", text], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, f"-m slurm.after_run {run} finished over\n")
 
 
 def test_a_second_stage_without_its_first_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,5 +304,54 @@ def test_it_leaves_with_its_start(node: Path, run: Path) -> None:
     (node / "said").write_text("JobState=RUNNING Restarts=1")
     assert code("needed") == 0
     (run / "done").write_text(json.dumps({}))
-    assert code("needed") == 1 and code("watch") == 0
+    assert code("needed") == evaluator.NOT_NEEDED and code("watch") == 0
     assert (node / "done").read_text() == "scancel 8\n"
+
+
+PYTHONS = {
+    "it": 'case "$*" in *needed*) exit {0};; *ifl.evaluation*) touch ran;; esac',
+    "broken": 'case "$*" in *needed*) echo ImportError >&2; exit 1;; esac',
+}
+
+
+@pytest.mark.parametrize(
+    ("setup", "python", "needed", "code", "said"),
+    [
+        ('export PATH="$PWD/late:$PATH"', "it", 0, 0, ""),
+        ('export PATH="$PWD/late:$PATH"', "it", evaluator.NOT_NEEDED, 0, ""),
+        ('export PATH="$PWD/late:$PATH"', "broken", 0, 1, "could not start (log/evaluator.log says why)"),
+        ("true", "it", 0, 1, "could not start (log/evaluator.log says why)"),
+        ("false", "it", 0, 1, "could not start (log/evaluator.log says why)"),
+    ],
+)
+def test_its_python_may_come_from_setup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: str, python: str, needed: int, code: int, said: str
+) -> None:
+    """The batch script asks whether it is needed once modules and setup lines have brought their Python. It leaves with
+    0 where it is not, and where nothing could be asked that is noted, and the ranks do not wait for it."""
+    (tmp_path / "late").mkdir()
+    stub(tmp_path / "late", "python3.99", PYTHONS[python].format(needed))
+    stub(tmp_path, "srun", 'while [ "$1" != python3.99 ]; do shift; done; "$@"')
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump({"python": "python3.99", "setup": [setup]}))
+    monkeypatch.setenv("GLT_SITE", str(tmp_path / "site.yaml"))
+    one = Run(resolve([*WORDS, f"runs={tmp_path / 'my runs'}"]))
+    for name in ("log", "eval"):
+        (one.folder / name).mkdir(parents=True)
+    text = evaluator_job(one, tmp_path / "code", site_file.load()).text()
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", evaluator.START: "7.1"}
+    done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert (done.returncode, (tmp_path / "ran").exists()) == (code, code == needed == 0), done.stderr
+    assert [said in text for text in noted(one.folder)] == [True] * code
+    assert [event["incarnation"] for event in events.read(one.folder)] == ["7.1"] * code
+    assert (one.folder / "eval" / "evaluator.json").exists() == bool(code)
+
+
+def test_the_reason_why_there_is_none_is_told_and_not_that_it_is_missed(run: Path) -> None:
+    """The ranks only see that it is not there; the status command shows what its job said, where it said something."""
+    events.append_event(run, "start", incarnation="7.1")
+    missed = {"incarnation": "7.1", "text": "it is not there", "epoch": 3}
+    events.append_event(run, "evaluator", **missed)
+    assert remarks("a", events.read(run)) == ["a: it is not there"]
+    events.append_event(run, "evaluator", incarnation="7.1", text="sbatch refused it")
+    events.append_event(run, "evaluator", **missed)
+    assert remarks("a", events.read(run)) == ["a: sbatch refused it"]

@@ -161,11 +161,13 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
         f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
     own, code = shlex.quote(str(tmp_path / "a run")), shlex.quote(str(tmp_path / "some code"))
+    python = f"{shlex.quote(sys.executable)} -P"
+    leave = f"{{ cd {code}; PYTHONPATH={code} {python} -m slurm.after_run {own} finished over; exit 0; }}"
     assert given.pop("setup") == [
-        f"[ ! -e {own}/done ] || {{ cd {code}; PYTHONPATH={code} {shlex.quote(sys.executable)} -P "
-        f"-m slurm.after_run {own} finished over; exit 0; }}",
+        f"[ ! -e {own}/done ] || ! {python} -c '' 2> /dev/null || {leave}",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export GLT_PATH=",
+        f"[ ! -e {own}/done ] || {leave}",
     ]
     assert given.pop("additional_parameters") == {"requeue": True}
     assert given.pop("srun_args") == ["-K1", "--export=ALL", "--cpus-per-task=3"]
