@@ -145,25 +145,27 @@ class Look:
             folders = [path.parent for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
             lines = [line_of(folder, jobs) for folder in folders]
             together = progress.lines(commands.commands(self.runs), lines)
+            waiting = [f"{line.name} {what}" for line in lines for what in line.waits]
+            about = list(filter(None, (*about_nodes(folders), *waiting, other_commits(folders))))
             if self.page:
-                self._write(self.page, together, lines)
+                self._write(self.page, together, lines, about)
             else:
-                waiting = [f"{line.name} {what}" for line in lines for what in line.waits]
-                about = (*about_nodes(folders), *waiting, other_commits(folders))
                 shown = [*map(str, together), table(lines, sys.stdout.isatty()), *about]
-                print(clear + "\n".join(filter(None, shown)), flush=True)
+                print(clear + "\n".join(shown), flush=True)
             if self.every_s is None:
                 return 0
             time.sleep(self.every_s)
 
-    def _write(self, file: Path, together: Sequence[progress.Progress], lines: Sequence[Status]) -> None:
+    def _write(
+        self, file: Path, together: Sequence[progress.Progress], lines: Sequence[Status], about: Sequence[str]
+    ) -> None:
         """Write the page, and say so; one that is written again and again may fail now and then.
 
         Raises:
             StatusError: the one page cannot be written.
         """
         try:
-            page.write(file, self.runs.absolute(), together, lines, self.every_s or PAGE_S)
+            page.write(file, self.runs.absolute(), together, lines, about, self.every_s or PAGE_S)
         except OSError as error:
             sentence = f"{file} cannot be written: {error.strerror}"
             if self.every_s is None:
