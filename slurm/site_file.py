@@ -73,6 +73,7 @@ class Site:
         own: values of further keys, each as its reader returns it.
         cluster: the one that was chosen.
         clusters: all that the file names.
+        apart: those of them that say where their run folders are.
         layers: the file's own values and the cluster's, as they stand there.
         blocks: those of `for:`.
     """
@@ -83,6 +84,7 @@ class Site:
     own: Mapping[str, Any] = field(default_factory=dict)
     cluster: str | None = None
     clusters: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     layers: Sequence[Layer] = field(default=(), compare=False)
     blocks: Mapping[str, Sequence[Layer]] = field(default_factory=dict, compare=False)
 
@@ -166,6 +168,15 @@ class Site:
                 f"says which; site={self.clusters[0]} is legal"
             )
 
+    def refuse_unknown_runs(self) -> None:
+        """Refuse to look for runs where clusters say where theirs are and nothing chose one.
+
+        Raises:
+            RecipeError: it is so.
+        """
+        if self.apart:
+            self.refuse_no_cluster()
+
 
 def load(cluster: str | None = None) -> Site:
     """Read this machine's site file; an empty one where there is none.
@@ -196,7 +207,8 @@ def load(cluster: str | None = None) -> Site:
             layers.append(Layer(origin, own))
             for key, block in special.items():
                 blocks.setdefault(key, []).append(Layer(f"{origin}, for.{key}", block))
-    return _site(path, layers, blocks, name, tuple(described))
+    apart = tuple(one for one in described if "runs" in described[one])
+    return replace(_site(path, layers, blocks, name, tuple(described)), apart=apart)
 
 
 def _values(path: Path) -> dict[str, Any]:
@@ -329,7 +341,7 @@ def _site(
     own = {key: READERS[key](_without_nulls(value), path) for key, value in given.items()}
     setup = (*(values.get("setup") or ()), *site_limits.exported(own.get("look")))
     slurm = SiteValues([_of_runs(layer) for layer in layers], {key: [*map(_of_runs, blocks[key])] for key in blocks})
-    site = Site(path, slurm, setup, own, cluster, clusters, layers, blocks)
+    site = Site(path, slurm, setup, own, cluster, clusters, layers=layers, blocks=blocks)
     if site.pipe is None:
         return site
     return replace(site, setup=(*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))

@@ -204,6 +204,10 @@ def parse(words: Sequence[str]) -> Look | About:
         StatusError: a word is not legal, or there is no such run.
     """
     options = key_values(words, EXAMPLES, _fault, legal=TWICE)
+    acts: dict[str, Callable[[Path], str]] = {"why": why, "cancel": cancel}
+    for key, act in acts.items():
+        if key in options and _is_run(Path(options[key])):
+            return About(Path(options[key]), act)
     usual = str(PROJECT / "runs") if "runs" in options else _usual(options.get("site"))
     options = {"runs": usual, **options}
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", options.get("watch", "1")):
@@ -211,7 +215,7 @@ def parse(words: Sequence[str]) -> Look | About:
     runs = Path(options["runs"])
     if not runs.is_dir() and options["runs"] != usual:
         raise StatusError(f"runs={runs} is no folder")
-    for key, act in (("why", why), ("cancel", cancel)):
+    for key, act in acts.items():
         if key in options:
             return About(_run_named(key, options[key], runs), act)
     file = Path(options["html"]) if "html" in options else None
@@ -228,19 +232,24 @@ def _usual(site: str | None) -> str:
         from slurm import site_file  # loads the schema, and most need it not
 
         try:
-            runs = site_file.load(site).runs
+            described = site_file.load(site)
+            described.refuse_unknown_runs()
+            runs = described.runs
         except RecipeError as error:
             raise StatusError(str(error)) from None
     return str(runs or PROJECT / "runs")
 
 
 def _run_named(key: str, name: str, runs: Path) -> Path:
-    """Return the run folder that `key=name` means: a path, or a folder of `runs`."""
-    for folder in (Path(name), runs / name):
-        if (folder / "recipe.yaml").exists():
-            return folder
+    """Return the run folder that `key=name` means in `runs`."""
+    if _is_run(runs / name):
+        return runs / name
     there = sorted(path.parent.name for path in runs.glob("[!.]*/recipe.yaml"))
     raise StatusError(f"{key}={name} is no run of {runs}; {nearest(name, there) if there else 'there are none'}")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").exists()
 
 
 def _fault(fault: Fault) -> StatusError:
@@ -265,7 +274,4 @@ def main(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     end_unread()
-    try:
-        sys.exit(ends_told("status.py", lambda: main(sys.argv[1:])))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(ends_told("status.py", lambda: main(sys.argv[1:])))

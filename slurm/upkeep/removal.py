@@ -63,7 +63,7 @@ def parse(words: Sequence[str], site: Site) -> Tidy:
     """Read the command.
 
     Raises:
-        RecipeError: a word that does not go with it, or a folder that is not there.
+        RecipeError: a word that does not go with it, or a folder that is not there or cannot be told.
     """
 
     def wrong(fault: Fault) -> RecipeError:
@@ -76,6 +76,8 @@ def parse(words: Sequence[str], site: Site) -> Tidy:
     values = key_values(words, ("tidy", "runs"), wrong, legal=TWICE)
     if values["tidy"] not in WORDS:
         raise RecipeError(f"tidy={values['tidy']} is not legal: {nearest(values['tidy'], WORDS)}")
+    if "runs" not in values:
+        site.refuse_unknown_runs()
     own = [f"runs={values['runs']}"] if "runs" in values else []
     runs = Path(resolve(own, site.slurm, str(site.path)).runs or PROJECT / "runs")
     if not runs.is_dir():

@@ -224,7 +224,9 @@ def test_a_finished_runs_python_may_come_from_setup(tmp_path: Path) -> None:
     (run / "done").touch()
     stub(late, "python3.99", 'echo "$*"')
     setup = setup_lines((), [f"export PATH={shlex.quote(str(late))}:$PATH"], tmp_path)
-    guards = (done_guard(shlex.quote(str(run)), tmp_path, RankStart("", "python3.99"), early) for early in (True, False))
+    guards = (
+        done_guard(shlex.quote(str(run)), tmp_path, RankStart("", "python3.99"), early) for early in (True, False)
+    )
     text = "\n".join([next(guards), *setup, next(guards), "exit 7"])
     ran = subprocess.run(["bash", "-c", text], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, f"-m slurm.after_run {run} finished over\n")
