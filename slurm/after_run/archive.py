@@ -52,7 +52,7 @@ def keep(folder: Path, archive: Archive) -> Path | None:
 
 
 def is_folder_of(run: Path, archive: Archive) -> bool:
-    """Say whether the archive is the very folder that a run is in, under whatever name: a copy would displace the run."""
+    """Say whether the archive is the very folder that a run is in, under whatever name."""
     return os.path.realpath(archive.folder) == os.path.realpath(run.parent)
 
 
