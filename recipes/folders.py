@@ -32,6 +32,8 @@ LIGHT = (
     *("preds/last/*.npz", "env/*.npz"),
 )
 """What tables and figures are made from in a run folder: its light part, as patterns."""
+RUN_NAME = "[a-z0-9_]+-[a-z0-9_]+-(glt|cbl)-s[0-9]+-[0-9a-f]{8}"
+"""The pattern of the names that recipes give their runs (recipes/schema.py)."""
 LONGEST = 2000
 """Characters of a folder's name."""
 

@@ -12,8 +12,19 @@ import yaml
 from recipes.common.errors import RecipeError
 
 
-class _NoAliases(yaml.parser.Parser, yaml.composer.Composer):
-    """Refuses anchors: a few lines of them can mean gigabytes."""
+class _Strict(yaml.parser.Parser, yaml.composer.Composer):
+    """Refuses anchors, of which a few lines can mean gigabytes, and a key given twice, of which one would be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name = key.tag, str(key.value)
+            if name in first:
+                text = f"{key.value} is given twice, first in line {first[name]}: once is legal"
+                raise yaml.composer.ComposerError(None, None, text, key.start_mark)
+            first[name] = key.start_mark.line + 1
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -23,7 +34,7 @@ class _NoAliases(yaml.parser.Parser, yaml.composer.Composer):
         return super().compose_node(parent, index)
 
 
-class _Loader(_NoAliases, yaml.SafeLoader):
+class _Loader(_Strict, yaml.SafeLoader):
     """Loads plain values alone, and no number that is not decimal as it is typed.
 
     YAML 1.1 reads 030 as 24, 1_000 as 1000, 12:00 as 720, 2024-01-01 as a day and `on` as true. Here they are text, and
@@ -31,7 +42,7 @@ class _Loader(_NoAliases, yaml.SafeLoader):
     """
 
 
-class _Texts(_NoAliases, yaml.BaseLoader):
+class _Texts(_Strict, yaml.BaseLoader):
     """Loads lists and mappings of texts, and null."""
 
 

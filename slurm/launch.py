@@ -293,7 +293,10 @@ def _submit(command: Training) -> int:
 
 
 def _announce(command: Training) -> None:
-    """Say what several runs cost, and what the user should know of them."""
+    """Say what several runs cost, and what the user should know of them, if they can be made."""
+    from slurm.run_folder import refuse_under_way
+
+    refuse_under_way(run.folder for run in command.runs if run.again)
     costs = [_cost(command.runs)] if len(command.runs) > 1 else []
     for line in (*costs, *command.remarks):
         print(line, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from recipes.backbones.facts import library_of
@@ -55,17 +56,29 @@ def _place(kind: str, name: str) -> str:
     return f"version of {library}" if library else search_path.place(kind, name)
 
 
+def refuse_under_way(folders: Iterable[Path]) -> None:
+    """Refuse to make runs anew of which one has a job or a process.
+
+    Raises:
+        RecipeError: one is under way, or may be.
+    """
+    from slurm.monitoring.events import read
+    from slurm.monitoring.run_state import LIVE, queue, state_of
+
+    there = [folder for folder in folders if (folder / "recipe.yaml").exists()]
+    jobs = queue() if there else None
+    for folder in there:
+        if (state := state_of(folder, read(folder), jobs)) in LIVE:
+            raise RecipeError(f"again=yes: {folder.name} is {state}, so it is not set aside: end it first")
+
+
 def set_aside(folder: Path) -> Path | None:
     """Rename a run folder, so that the run is made anew; returns its new name, or None where there is none.
 
     Raises:
         RecipeError: the run is under way, or may be.
     """
-    from slurm.monitoring.events import read
-    from slurm.monitoring.run_state import LIVE, queue, state_of
-
     if not (folder / "recipe.yaml").exists():
         return None
-    if (state := state_of(folder, read(folder), queue())) in LIVE:
-        raise RecipeError(f"again=yes: {folder.name} is {state}, so it is not set aside: end it first")
+    refuse_under_way([folder])
     return folder.rename(place_aside(folder))

@@ -76,6 +76,7 @@ class Site:
         own: values of further keys, each as its reader returns it.
         cluster: the one that was chosen.
         clusters: all that the file names.
+        apart: those of them that say where their run folders are.
         layers: the file's own values and the cluster's, as they stand there.
         blocks: those of `for:`.
     """
@@ -86,6 +87,7 @@ class Site:
     own: Mapping[str, Any] = field(default_factory=dict)
     cluster: str | None = None
     clusters: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     layers: Sequence[Layer] = field(default=(), compare=False)
     blocks: Mapping[str, Sequence[Layer]] = field(default_factory=dict, compare=False)
 
@@ -174,6 +176,15 @@ class Site:
                 f"says which; site={self.clusters[0]} is legal"
             )
 
+    def refuse_unknown_runs(self) -> None:
+        """Refuse to look for runs where clusters say where theirs are and nothing chose one.
+
+        Raises:
+            RecipeError: it is so.
+        """
+        if self.apart:
+            self.refuse_no_cluster()
+
 
 def place() -> Path:
     """Return where this machine's site file is, or would be."""
@@ -207,7 +218,8 @@ def load(cluster: str | None = None) -> Site:
         for more in ((), *blocks.values()):
             _read_own(path, overlaid([*layers, *more]))
     layers, blocks = _together([whole, *([parts[name]] if name else [])])
-    return _site(path, layers, blocks, name, tuple(described))
+    apart = tuple(one for one in described if "runs" in described[one])
+    return replace(_site(path, layers, blocks, name, tuple(described)), apart=apart)
 
 
 def _values(path: Path) -> dict[str, Any]:
@@ -412,7 +424,7 @@ def _site(
     own = _read_own(path, values)
     setup = (*(values.get("setup") or ()), *site_limits.exported(own.get("look")))
     slurm = SiteValues([_of_runs(layer) for layer in layers], {key: [*map(_of_runs, blocks[key])] for key in blocks})
-    site = Site(path, slurm, setup, own, cluster, clusters, layers, blocks)
+    site = Site(path, slurm, setup, own, cluster, clusters, layers=layers, blocks=blocks)
     if site.pipe is None:
         return site
     return replace(site, setup=(*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))

@@ -148,25 +148,27 @@ class Look:
             folders = [path.parent for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
             lines = [line_of(folder, jobs) for folder in folders]
             together = progress.lines(commands.commands(self.runs), lines)
+            waiting = [f"{line.name} {what}" for line in lines for what in line.waits]
+            about = list(filter(None, (*about_nodes(folders), *waiting, other_commits(folders))))
             if self.page:
-                self._write(self.page, together, lines)
+                self._write(self.page, together, lines, about)
             else:
-                waiting = [f"{line.name} {what}" for line in lines for what in line.waits]
-                about = (*about_nodes(folders), *waiting, other_commits(folders))
                 shown = [*map(str, together), table(lines, sys.stdout.isatty()), *about]
-                print(clear + "\n".join(filter(None, shown)), flush=True)
+                print(clear + "\n".join(shown), flush=True)
             if self.every_s is None:
                 return 0
             time.sleep(self.every_s)
 
-    def _write(self, file: Path, together: Sequence[progress.Progress], lines: Sequence[Status]) -> None:
+    def _write(
+        self, file: Path, together: Sequence[progress.Progress], lines: Sequence[Status], about: Sequence[str]
+    ) -> None:
         """Write the page, and say so; one that is written again and again may fail now and then.
 
         Raises:
             StatusError: the one page cannot be written.
         """
         try:
-            page.write(file, self.runs.absolute(), together, lines, self.every_s or PAGE_S)
+            page.write(file, self.runs.absolute(), together, lines, about, self.every_s or PAGE_S)
         except OSError as error:
             sentence = f"{file} cannot be written: {error.strerror}"
             if self.every_s is None:
@@ -205,6 +207,10 @@ def parse(words: Sequence[str]) -> Look | About:
         StatusError: a word is not legal, or there is no such run.
     """
     options = key_values(words, EXAMPLES, _fault, legal=TWICE)
+    acts: dict[str, Callable[[Path], str]] = {"why": why, "cancel": cancel}
+    for key, act in acts.items():
+        if key in options and _is_run(Path(options[key])):
+            return About(Path(options[key]), act)
     usual = str(PROJECT / "runs") if "runs" in options else _usual(options.get("site"))
     options = {"runs": usual, **options}
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", options.get("watch", "1")):
@@ -212,7 +218,7 @@ def parse(words: Sequence[str]) -> Look | About:
     runs = Path(options["runs"])
     if not runs.is_dir() and options["runs"] != usual:
         raise StatusError(f"runs={runs} is no folder")
-    for key, act in (("why", why), ("cancel", cancel)):
+    for key, act in acts.items():
         if key in options:
             return About(_run_named(key, options[key], runs), act)
     file = Path(options["html"]) if "html" in options else None
@@ -229,19 +235,24 @@ def _usual(site: str | None) -> str:
         from slurm import site_file  # loads the schema, and most need it not
 
         try:
-            runs = site_file.load(site).runs
+            described = site_file.load(site)
+            described.refuse_unknown_runs()
+            runs = described.runs
         except RecipeError as error:
             raise StatusError(str(error)) from None
     return str(runs or PROJECT / "runs")
 
 
 def _run_named(key: str, name: str, runs: Path) -> Path:
-    """Return the run folder that `key=name` means: a path, or a folder of `runs`."""
-    for folder in (Path(name), runs / name):
-        if (folder / "recipe.yaml").exists():
-            return folder
+    """Return the run folder that `key=name` means in `runs`."""
+    if _is_run(runs / name):
+        return runs / name
     there = sorted(path.parent.name for path in runs.glob("[!.]*/recipe.yaml"))
     raise StatusError(f"{key}={name} is no run of {runs}; {nearest(name, there) if there else 'there are none'}")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").exists()
 
 
 def _fault(fault: Fault) -> StatusError:
@@ -266,7 +277,4 @@ def main(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     end_unread()
-    try:
-        sys.exit(ends_told("status.py", lambda: main(sys.argv[1:])))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(ends_told("status.py", lambda: main(sys.argv[1:])))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
 from ifl.supervision.node_limits import CLOCK_S, NodeLimits
 from recipes.common.errors import RunError
+from recipes.common.json_text import Kind, wrong_kinds
 
 FULL_FOLDER = "full"
 """The kind of a fault of the shared folder, which has no room, and not of the node."""
@@ -110,10 +111,36 @@ class NodeReport:
         return asdict(self)
 
 
-def report_of(values: dict[str, Any]) -> NodeReport:
-    """Return what `plain` gave."""
-    rates = {key: values[key] and Rates(**values[key]) for key in ("folder", "disk")}
-    return NodeReport(**{**values, **rates, "faults": [Fault(**fault) for fault in values["faults"]]})
+_RATES: Mapping[str, Kind] = {"write_mb_s": float, "read_mb_s": float, "locks": bool}
+_FAULT: Mapping[str, Kind] = {"kind": str, "text": str, "hard": bool}
+_REPORT: Mapping[str, Kind] = {
+    **{"node": str, "ranks": list, "device": str, "folder": (dict, type(None)), "disk": (dict, type(None))},
+    **{"clock_s": float, "allreduce_gb_s": (float, type(None)), "versions": dict, "faults": list},
+}
+"""What `plain` gives, and of which type that is."""
+
+
+def report_of(values: Any) -> NodeReport:
+    """Return what `plain` gave.
+
+    Raises:
+        ValueError: the values are something else.
+    """
+    of_node = _checked(values, _REPORT)
+    faults = [Fault(**_checked(fault, _FAULT)) for fault in of_node["faults"]]
+    rates = {key: None if (held := of_node[key]) is None else Rates(**_checked(held, _RATES)) for key in _FOLDERS}
+    return NodeReport(**{**of_node, **rates, "faults": faults})
+
+
+def _checked(values: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Return an object's values of these keys.
+
+    Raises:
+        ValueError: it is no object, or a value is missing or of another kind.
+    """
+    if wrong := wrong_kinds(values, kinds):
+        raise ValueError(wrong)
+    return {key: values[key] for key in kinds}
 
 
 def node_name() -> str:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,13 +27,23 @@ def disk_refusal(error: OSError) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
+def unfinished(path: Path) -> Path:
+    """Return the name beside `path` under which this process makes it."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
+def is_unfinished(name: str, of: str = ".+") -> bool:
+    """Say whether a name is what `unfinished` gives a file or folder; `of` is the pattern of its own name."""
+    return re.fullmatch(rf"\.({of})\.[A-Za-z0-9._-]+-[0-9]+\.tmp", name) is not None
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` to write to.
 
     At the end the file is renamed to `path`; where something fails, it is removed.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = unfinished(path)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -4,7 +4,8 @@ take. Standard library only.
 A command that makes something goes on and is silent (`go_on_unread`); one that only shows something, perhaps for ever,
 ends (`end_unread`). Neither says anything: Python alone would end with a BrokenPipeError, or take it for an error of
 the file that is being written at that moment. Where the standard output cannot be written for another reason the
-command ends in one sentence (`ends_told`); what the standard error does not take is dropped.
+command ends in one sentence, and at Ctrl-C without a word (`ends_told`); what the standard error does not take is
+dropped.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def go_on_unread(anyhow: bool = False) -> None:
 
 
 def ends_told(command: str, main: Callable[[], int | None]) -> int:
-    """Run a command whose streams one of this module's functions took over, and return its exit code.
+    """Run a command whose streams one of this module's functions took over, and return its exit code, 130 at Ctrl-C.
 
     Args:
         command: its name in the sentence that is printed, with code 2, where the standard output cannot be written.
@@ -65,6 +66,8 @@ def ends_told(command: str, main: Callable[[], int | None]) -> int:
     try:
         try:
             return main() or 0
+        except KeyboardInterrupt:
+            return 130
         finally:
             sys.stdout.flush()
     except Unwritable as error:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from recipes.common.errors import DataError
-from recipes.common.files import file_digest, named, sync_folder, write_json, write_synced
+from recipes.common.files import file_digest, named, sync_folder, unfinished, write_json, write_synced
 from recipes.common.json_text import read_object
 from recipes.folders import LIGHT, place_aside
 from slurm.after_run.settings import Archive
@@ -27,17 +26,21 @@ MORE = ("preds/best/*.npz",)
 """What an archive holds besides a run's light part, so that tables may say `select=best`."""
 REMEDY = "put a whole copy of the run folder in its place, or train the run again with again=yes"
 
+DISPLACES = "is the folder of the runs themselves, where a copy would displace its run: another folder is legal"
+
 
 def keep(folder: Path, archive: Archive) -> Path | None:
     """Copy a finished run into the archive; returns the copy, None where it was there.
 
     Raises:
         OSError: the archive cannot be written, or the run not be read.
-        DataError: the archive is not there, or a file is not what was written.
+        DataError: the archive is not there or holds the run itself, or a file is not what was written.
     """
     place = Path(archive.folder)
     if not place.is_dir():
         raise DataError(f"{place} is no folder here: an archive is not made, for its disk may not be mounted")
+    if is_folder_of(folder, archive):
+        raise DataError(f"{place} {DISPLACES}")
     target, done = place / folder.name, file_digest(folder / "done")
     names = _files(folder, archive.weights)
     if _is_copy(target, done, names):
@@ -46,6 +49,11 @@ def keep(folder: Path, archive: Archive) -> Path | None:
     if digests["done"] != done:
         raise DataError(f"{folder} was made anew while it was copied")
     return target
+
+
+def is_folder_of(run: Path, archive: Archive) -> bool:
+    """Say whether the archive is the very folder that a run is in, under whatever name."""
+    return os.path.realpath(archive.folder) == os.path.realpath(run.parent)
 
 
 def lacking(folder: Path, archive: Archive) -> bool:
@@ -139,7 +147,7 @@ def _copied(
         manifest: whether the copy gets one.
         expected: the sha256 that files must have.
     """
-    temporary = parent / f".{target.name}.{socket.gethostname()}-{os.getpid()}.tmp"
+    temporary = unfinished(parent / target.name)
     shutil.rmtree(temporary, ignore_errors=True)
     expected = {**_weights(source), **(expected or {})}
     try:

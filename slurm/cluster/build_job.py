@@ -135,7 +135,7 @@ def parse_command(words: Sequence[str], site: Site) -> Build:
         raise RecipeError(f"cluster={cluster} is not legal; {nearest(cluster, CLUSTERS)}")
     if not re.fullmatch(r"[1-9][0-9]{0,3}", tasks):
         raise RecipeError(
-            f"tasks={tasks} is not legal: it is the number of parts that are worked on at once, 1 or more"
+            f"tasks={tasks} is not legal: it is the number of parts that are worked on at once, 1 to 9999"
         )
     if taken := next((word for word in rest if word.startswith(("data=", "stage=", "part="))), None):
         raise RecipeError(

@@ -26,7 +26,7 @@ from ifl.supervision.node_limits import VARIABLE, NodeLimits
 from ifl.supervision.node_report import NodeReport, report_of
 from recipes.common.addresses import free_port
 from recipes.common.cli import nearest, split_word
-from recipes.common.errors import DataError, RecipeError, UserError
+from recipes.common.errors import DataError, RecipeError, UserError, one_line
 from recipes.common.json_text import read_object
 from recipes.layers import SiteValues
 from recipes.resolve import merge, resolve
@@ -36,6 +36,7 @@ from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.origins import LAUNCHER, by_origin
 from slurm.cluster.sbatch import asked, gpu_options
 from slurm.cluster.sbatch_help import refuse_unknown
+from slurm.cluster.submission import alone
 from slurm.code_snapshot import place, running, snapshot_code
 from slurm.monitoring.run_state import ENDED, queue
 from slurm.nodes.table import is_fit, table
@@ -44,7 +45,10 @@ from slurm.starting.rank_start import folders_of, rank_start
 
 LEGAL = ("check", "nodes", "tasks_per_node", "cluster", "runs", "data.cache_folder")
 """The words that go with check=, besides those of the slurm. section."""
-RESULT, FOLDER = "nodes.json", ".check"
+RESULT, FOLDER, NAME = "nodes.json", ".check", "glt-check-nodes"
+"""A look's file; the folder beside the runs in which each look has one; and what its job is called."""
+AGAIN = "look again"
+"""What to do about a damaged file."""
 MINUTES = 5
 """The job's time limit."""
 START_S, LOOK_S, SEEN_S = 120.0, 240.0, 30.0
@@ -234,7 +238,7 @@ def _look_here(check: NodeCheck) -> int:
         for process in processes:
             process.kill()
             process.wait()
-    return _tell(check.folder) if (check.folder / RESULT).exists() else _without_table(check.folder, "the ranks ended")
+    return _end(check.folder) if (check.folder / RESULT).exists() else _without_table(check.folder, "the ranks ended")
 
 
 def _job(check: NodeCheck, code: Path) -> BatchJob:
@@ -243,7 +247,7 @@ def _job(check: NodeCheck, code: Path) -> BatchJob:
     start = rank_start(site.own, code, [str(check.folder), *folders_of(recipe)])
     parameters = {
         **asked(recipe.slurm, start),
-        "job_name": "glt-check-nodes",
+        "job_name": NAME,
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "time": MINUTES,
@@ -258,10 +262,12 @@ def _job(check: NodeCheck, code: Path) -> BatchJob:
 def _submit(check: NodeCheck) -> int:
     """Look by a job, and wait for it: `cluster=slurm`."""
     require_sbatch()
-    check.folder.mkdir(parents=True, mode=0o700)
-    asked_for = _job(check, snapshot_code(check.folder.parents[1]))
-    print(*(f"{line}\n" for line in _remarks(check, asked_for)), sep="", end="", file=sys.stderr, flush=True)
-    job = asked_for.submit()
+    runs = check.folder.parents[1]
+    with alone(runs):  # or tidy=yes could remove the copy of the code before it sees the job
+        check.folder.mkdir(parents=True, mode=0o700)
+        asked_for = _job(check, snapshot_code(runs))
+        print(*(f"{line}\n" for line in _remarks(check, asked_for)), sep="", end="", file=sys.stderr, flush=True)
+        job = asked_for.submit()
     if job is None:
         raise RecipeError(f"SLURM took the look and does not tell its job's id (squeue); its folder is {check.folder}")
     print(f"job {job} looks at {check.recipe.nodes} nodes", flush=True)
@@ -279,7 +285,7 @@ def _wait(folder: Path, job: str) -> int:
     while True:
         now = time.monotonic()
         if (folder / RESULT).exists():
-            return _tell(folder)
+            return _end(folder)
         jobs = queue()
         state = "unknown" if jobs is None else jobs[job].state if job in jobs else "gone"
         if state in (*ENDED, "gone"):
@@ -307,26 +313,34 @@ def _reason(job: str) -> str:
     return said if said not in ("", "None") else "no reason is told"
 
 
+def _end(folder: Path) -> int:
+    """Print the table of a look that this command made; its folder goes where all is well. Returns the exit code."""
+    code = _tell(folder)
+    if code == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
 def _tell(folder: Path) -> int:
-    """Print the table that a look has left; its folder goes where all is well. Returns the exit code.
+    """Print the table that a look has left; returns the exit code.
 
     Raises:
         DataError: the file is damaged.
     """
     reports = _reports(folder / RESULT)
     print(table(reports), flush=True)
-    if all(map(is_fit, reports)):
-        shutil.rmtree(folder, ignore_errors=True)
-        return 0
-    return 1
+    return 0 if all(map(is_fit, reports)) else 1
 
 
 def _reports(path: Path) -> list[NodeReport]:
-    values = read_object(path, {"nodes": list})["nodes"]
+    values = read_object(path, {"nodes": list}, AGAIN)["nodes"]
     try:
-        return [report_of(node) for node in values]
-    except (TypeError, LookupError) as error:
-        raise DataError(f"{path} is damaged ({error}): look again") from None
+        reports = [report_of(node) for node in values]
+    except ValueError as error:
+        raise DataError(one_line(f"{path} is damaged ({error}); {AGAIN}")) from None
+    if not reports:
+        raise DataError(f"{path} is damaged (it holds no node); {AGAIN}")
+    return reports
 
 
 def _without_table(folder: Path, what: str) -> int:

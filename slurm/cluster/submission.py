@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # a command imports only what it needs, so that it answers at
     from slurm.cluster.batch_job import BatchJob
     from slurm.cluster.limits import Limits
 
+LAUNCHING = ".launching"
+"""The lock in a folder of runs that submissions hold."""
+
 
 # ------------------------------------------------------------------------------------------------------------- running
 def submit_all(
@@ -55,15 +58,15 @@ def submit_all(
     lacking = not all(is_finished(run.folder) for run in runs)
     if lacking:
         require_sbatch()
-    with _alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
+    with alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
         _submit(_plan(runs, at_once, pack, site), runs, site)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let no two launchers submit into one folder of runs at a time: the second would not see the first's jobs yet."""
+def alone(folder: Path) -> Iterator[None]:
+    """Let no two commands submit into one folder of runs at a time, or tidy it: they would not see new jobs yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with locked(folder / ".launching"):
+    with locked(folder / LAUNCHING):
         yield
 
 

@@ -34,6 +34,7 @@ h1 { font-size: 1.3em; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1em
 .done { --own: var(--done); } .running { --own: var(--running); } .queued { --own: var(--queued); }
 .failed { --own: var(--failed); } .unknown { --own: var(--unknown); }
 .bar span { background: var(--own); } .state { color: var(--own); font-weight: 600; white-space: nowrap; }
+.about { margin: .5em 0 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--soft); font-weight: 500; }
 th, td { padding: .25em .9em .25em 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -47,7 +48,14 @@ td:first-child { overflow-wrap: anywhere; }
 """
 
 
-def write(file: Path, runs: Path, commands: Sequence[Progress], statuses: Sequence[Status], every_s: float) -> None:
+def write(
+    file: Path,
+    runs: Path,
+    commands: Sequence[Progress],
+    statuses: Sequence[Status],
+    about: Sequence[str],
+    every_s: float,
+) -> None:
     """Write the page: a reader sees the old one or the new one whole.
 
     Args:
@@ -55,12 +63,20 @@ def write(file: Path, runs: Path, commands: Sequence[Progress], statuses: Sequen
         runs: the folder that is shown.
         commands: what was launched as one, the newest last.
         statuses: the runs' lines.
+        about: what stands below them, a sentence each.
         every_s: how often the browser reads the file again, seconds.
     """
-    write_whole(file, page(str(runs), commands, statuses, every_s, time.strftime("%Y-%m-%d %H:%M:%S %Z")))
+    write_whole(file, page(str(runs), commands, statuses, about, every_s, time.strftime("%Y-%m-%d %H:%M:%S %Z")))
 
 
-def page(runs: str, commands: Sequence[Progress], statuses: Sequence[Status], every_s: float, when: str) -> str:
+def page(
+    runs: str,
+    commands: Sequence[Progress],
+    statuses: Sequence[Status],
+    about: Sequence[str],
+    every_s: float,
+    when: str,
+) -> str:
     """Return the page's text; see `write`."""
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     shown = sorted(without_alike(statuses), key=lambda status: FIRST.index(PART_OF.get(status.state, "failed")))
@@ -87,6 +103,7 @@ def page(runs: str, commands: Sequence[Progress], statuses: Sequence[Status], ev
 {rows}
 </tbody>
 </table>
+{"".join(f'<p class="about">{html.escape(sentence)}</p>' for sentence in about)}
 </body>
 </html>
 """

@@ -22,6 +22,8 @@ DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, O
 """What reading a file meets in which something is missing or is of another kind."""
 ALIKE = 3
 """From so many elements of a job array on that only wait in the queue, they are one line."""
+WAITING = ("queued", "held", "blocked")
+"""States in which they only wait."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +136,20 @@ def table(statuses: Sequence[Status], colour: bool) -> str:
 
 
 def without_alike(statuses: Sequence[Status]) -> list[Status]:
-    """Return the lines, with the elements of a job array that only wait in the queue as one where they are many."""
-    alike: dict[str, list[str]] = {}
+    """Return the lines, with the elements of a job array that wait in the same state as one where they are many."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for status in statuses:
-        if status.array and status.state == "queued" and status.step in ("-", "0"):
-            alike.setdefault(status.array, []).append(status.name)
-    many = {name: (array, len(names)) for array, names in alike.items() for name in names if len(names) >= ALIKE}
+        if status.array and status.state in WAITING and status.step in ("-", "0"):
+            alike.setdefault((status.array, status.state), []).append(status.name)
+    many = {name: key for key, names in alike.items() if len(names) >= ALIKE for name in names}
     shown, seen = [], set()
     for status in statuses:
-        array, number = many.get(status.name, ("", 0))
-        if array and array in seen:
-            continue
-        seen.add(array)
-        shown.append(replace(status, name=f"{number} runs of array {array}", log="-") if array else status)
+        key = many.get(status.name)
+        if key is None:
+            shown.append(status)
+        elif key not in seen:
+            seen.add(key)
+            shown.append(replace(status, name=f"{len(alike[key])} runs of array {key[0]}", log="-"))
     return shown
 
 

@@ -20,8 +20,11 @@ def marked(runs: Sequence[Run], kept: Archive | None) -> list[Run]:
     """Return the runs, with those marked whose finished folder is in the archive alone.
 
     Raises:
-        RecipeError: a run that is to be made starts from one whose weights are not in the archive.
+        RecipeError: a run that is to be made starts from one whose weights are not in the archive, or
+            the archive is the folder of the runs.
     """
+    if kept is not None and archive.is_folder_of(runs[0].folder, kept):
+        raise RecipeError(f"archive={kept.folder} {archive.DISPLACES}")
     found = [run if run.again else replace(run, archived=archive.archived(run.folder, kept)) for run in runs]
     copies = {run.folder: run.archived for run in found if run.archived}
     for run in found:

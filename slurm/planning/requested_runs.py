@@ -81,7 +81,9 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     if again not in ("yes", "no"):
         raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
-        raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
+        raise RecipeError(
+            f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 to 999999"
+        )
     pack = _pack(values.get("pack", "1"))
     commands: list[tuple[list[str], list[str]]] = [(rest, [])]
     said: tuple[str, ...] = ()

@@ -21,17 +21,16 @@ from typing import Literal
 
 from recipes.common.cli import Fault, key_values, nearest
 from recipes.common.errors import DataError, RecipeError
-from recipes.common.locks import locked, release, try_acquire
+from recipes.common.locks import release, try_acquire
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
+from slurm.cluster.submission import alone
 from slurm.monitoring import run_state
 from slurm.site_file import Site
 from slurm.upkeep.superfluous import CHECKPOINTS, TIDIED, Found, Item, by_kind, has_its_weights, look
 
 WORDS = ("show", "yes")
 TWICE: tuple[Literal["twice"]] = ("twice",)
-LAUNCHING = ".launching"
-"""The lock that submissions into a folder of runs hold."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Tidy:
             if found.items:
                 print("tidy=yes removes this")
             return 0
-        with locked(self.runs / LAUNCHING):
+        with alone(self.runs):
             found = look(self.runs, run_state.queue())
             gone, said = remove(found.items)
         _print(self.runs, gone)
@@ -64,7 +63,7 @@ def parse(words: Sequence[str], site: Site) -> Tidy:
     """Read the command.
 
     Raises:
-        RecipeError: a word that does not go with it, or a folder that is not there.
+        RecipeError: a word that does not go with it, or a folder that is not there or cannot be told.
     """
 
     def wrong(fault: Fault) -> RecipeError:
@@ -77,6 +76,8 @@ def parse(words: Sequence[str], site: Site) -> Tidy:
     values = key_values(words, ("tidy", "runs"), wrong, legal=TWICE)
     if values["tidy"] not in WORDS:
         raise RecipeError(f"tidy={values['tidy']} is not legal: {nearest(values['tidy'], WORDS)}")
+    if "runs" not in values:
+        site.refuse_unknown_runs()
     own = [f"runs={values['runs']}"] if "runs" in values else []
     runs = Path(resolve(own, site.slurm, str(site.path)).runs or PROJECT / "runs")
     if not runs.is_dir():

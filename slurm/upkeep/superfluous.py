@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.common.errors import UserError
-from recipes.common.files import file_digest
+from recipes.common.files import file_digest, is_unfinished
 from recipes.common.json_text import read_object
-from recipes.folders import is_run_name
+from recipes.folders import RUN_NAME, is_run_name
+from slurm.after_run.wanted import WANTED
+from slurm.cluster import node_check
 from slurm.code_snapshot import FOLDER
 from slurm.monitoring.events import read
-from slurm.monitoring.run_state import ENDED, LIVE, Job, is_finished, job_of, meta_of, recipe_of, state_of
+from slurm.monitoring.run_state import ENDED, LIVE, Job, is_finished, is_in, job_of, meta_of, recipe_of, state_of
 
 CODE, CHECKPOINTS, LEFTOVERS, SUBMISSION = KINDS = (
     "old code",
@@ -30,6 +32,14 @@ CODE, CHECKPOINTS, LEFTOVERS, SUBMISSION = KINDS = (
 """What there is to remove."""
 TIDIED = ".tidied-"
 """How the name begins that a thing gets before it is removed: what is left of it, a later call removes."""
+BESIDE_RUNS = {
+    FOLDER: r"\.new-[a-z0-9_]{8}",
+    node_check.FOLDER: "[0-9]{8}-[0-9]{6}-[0-9]+",
+}
+"""Folders in a folder of runs, and in each the names of leftovers: code that was not whole, and looks at nodes.
+
+Names are told exactly: a user may keep hidden things in a folder of runs, too.
+"""
 OLD_S = 3600.0
 """A leftover is younger than this where somebody may still write it."""
 DAMAGE = (UserError, OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -82,18 +92,28 @@ def look(runs: Path, jobs: Mapping[str, Job] | None) -> Found:
             items += list(_of_a_run(folder))
         except DAMAGE:
             states[folder] = "unreadable"
+    looks = [look for look in (runs / node_check.FOLDER).glob("*") if _has_a_job(look, jobs)]
     submitted = any(map(_was_submitted, states))
-    if jobs is not None or not submitted:
+    if not looks and (jobs is not None or not submitted):
         items += _code(runs, states)
-    items += [item for path in runs.glob(".*") if (item := _leftover(runs, path))]
+    items += [item for path in _left_beside(runs) if path not in looks and (item := _leftover(runs, path))]
     words: dict[str, list[str]] = {}
     for folder, state in states.items():
         if state in LIVE or state == "unreadable":
             words.setdefault(state, []).append(folder.name)
     kept = [f"all is kept of what is {state}: {', '.join(names)}" for state, names in sorted(words.items())]
-    if jobs is None and submitted:
+    if jobs is None and (submitted or looks):
         kept.append("all code is kept, for SLURM does not answer (squeue): a job may be running from it")
+    elif looks:
+        kept.append(f"all code is kept, for looks at nodes have jobs: {', '.join(look.name for look in looks)}")
     return Found(items, kept)
+
+
+def _has_a_job(look: Path, jobs: Mapping[str, Job] | None) -> bool:
+    """Say whether a look at nodes has a job, or may have one; a wrapper may hide its folder, not its name."""
+    if jobs is None:
+        return any(look.glob("*.sh"))
+    return any((is_in(look, job) or job.name == node_check.NAME) and job.state not in ENDED for job in jobs.values())
 
 
 def _was_submitted(folder: Path) -> bool:
@@ -123,7 +143,8 @@ def _of_a_run(folder: Path) -> Iterator[Item]:
         for path in sorted([*folder.glob("log/*"), *folder.glob("eval/*.sh")]):
             if path.suffix == ".pkl" or (path.suffix == ".sh" and path.stem in (folder.name, "evaluator")):
                 yield Item(SUBMISSION, folder, path.relative_to(folder).as_posix(), size_of(path))
-    for path in [*folder.rglob(".*.tmp"), *folder.glob("ckpt/tmp-*"), *folder.rglob(f"{TIDIED}*")]:
+    hidden = (path for path in folder.rglob(".*") if is_unfinished(path.name) or _is_tidied(path))
+    for path in [*hidden, *folder.glob("ckpt/tmp-*")]:
         if item := _leftover(folder, path):
             yield item
 
@@ -170,17 +191,28 @@ def _code(runs: Path, states: Mapping[Path, str]) -> Iterator[Item]:
     for path in sorted((runs / FOLDER).glob("*")):
         if re.fullmatch(r"[0-9a-f]{12}", path.name) and path.name not in used:
             yield Item(CODE, runs, f"{FOLDER}/{path.name}", size_of(path))
-    for path in (runs / FOLDER).glob(".*"):
-        if item := _leftover(runs, path):
-            yield item
+
+
+def _left_beside(runs: Path) -> Iterator[Path]:
+    """Yield what killed commands and looks at nodes leave behind, in a folder of runs and in no run."""
+    for path in runs.glob(".*"):
+        if is_unfinished(path.name, rf"{RUN_NAME}|{re.escape(WANTED)}") or _is_tidied(path):
+            yield path
+    for folder, names in BESIDE_RUNS.items():
+        for path in (runs / folder).glob("*"):
+            if re.fullmatch(names, path.name) or _is_tidied(path):
+                yield path
+
+
+def _is_tidied(path: Path) -> bool:
+    return re.fullmatch(f"{re.escape(TIDIED)}[0-9a-f]{{8}}", path.name) is not None
 
 
 def _leftover(root: Path, path: Path) -> Item | None:
     """Return what a process left behind that was killed, unless it may still be at it."""
-    ours = path.name.startswith((".new-", "tmp-", TIDIED)) or (path.name[0] == "." and path.name.endswith(".tmp"))
     try:
-        young = time.time() - path.lstat().st_mtime < OLD_S and not path.name.startswith(TIDIED)
-        return None if young or not ours else Item(LEFTOVERS, root, path.relative_to(root).as_posix(), size_of(path))
+        young = time.time() - path.lstat().st_mtime < OLD_S and not _is_tidied(path)
+        return None if young else Item(LEFTOVERS, root, path.relative_to(root).as_posix(), size_of(path))
     except FileNotFoundError:  # it is gone: its writer was there
         return None
 

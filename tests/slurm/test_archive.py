@@ -100,6 +100,20 @@ def test_a_copy_is_made_once_and_completed(tmp_path: Path) -> None:
     assert sorted(path.name for path in place.iterdir()) == [run.name, f"{run.name}.old-1", f"{run.name}.old-2"]
 
 
+def test_an_archive_that_is_the_folder_of_the_runs_is_refused(tmp_path: Path) -> None:
+    """At the launch and when a run has ended, also under another name: the run with its checkpoints stays in place."""
+    run, link = finished(tmp_path / "runs"), tmp_path / "link"
+    link.symlink_to("runs")
+    before = content(run)
+    for place in (str(run.parent), f"{link}/", f"{tmp_path}/runs/../runs"):
+        with pytest.raises(DataError, match="is the folder of the runs themselves"):
+            archive.keep(run, Archive(place))
+        site = Site(own={"archive": Archive(place)})
+        with pytest.raises(RecipeError, match="is the folder of the runs themselves"):
+            launcher.parse(["data=digits_glt", f"runs={run.parent}", "cluster=local"], site)
+    assert content(run) == before and [path.name for path in run.parent.iterdir()] == [run.name]
+
+
 @pytest.mark.parametrize("fault", ["damaged weights", "no disk", "full disk", "not mounted", "damaged hand-over"])
 def test_a_copy_that_fails_is_noted_and_nothing_else_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str

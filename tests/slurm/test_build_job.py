@@ -125,6 +125,7 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
     ("more", "sentence"),
     [
         (["tasks=0"], "tasks=0 is not legal"),
+        (["tasks=10000"], "at once, 1 to 9999"),
         (["cluster=slrm"], "did you mean slurm"),
         (["stage=pack"], "stage=pack and build= do not go together"),
         (["sourc=x"], "did you mean source"),

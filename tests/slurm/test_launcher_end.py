@@ -182,3 +182,21 @@ def test_suspending_the_launcher_suspends_its_ranks(tmp_path: Path) -> None:
     launched.process.send_signal(signal.SIGCONT)
     (tmp_path / "go").touch()
     assert launched.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("words", (["launch.py", "data=digits_glt", "cluster=dry"], ["launch.py", "check=nodes"]))
+def test_ctrl_c_before_anything_runs_is_no_traceback(tmp_path: Path, words: list[str]) -> None:
+    """At the start (here while the site file is read, a pipe that nobody writes), the launcher ends with 130 and
+    without a word."""
+    pipe = tmp_path / "site.yaml"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "slurm" / words[0]), *words[1:], f"runs={tmp_path}"],
+        env={**os.environ, "GLT_SITE": str(pipe)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with open(pipe, "w"):  # returns once the launcher has opened it
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)
+    assert (process.returncode, *said) == (130, b"", b"")

@@ -379,12 +379,40 @@ def test_dry_shows_the_looks_job_and_touches_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_damaged_table_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The file of a look that is not what a look writes is told by its name."""
-    write_json(tmp_path / "nodes.json", {"nodes": [{"node": "a"}]})
-    assert launcher.main([f"check={tmp_path}"]) == 2
-    said = capsys.readouterr().err
-    assert f"{tmp_path / 'nodes.json'} is damaged" in said and len(said.splitlines()) == 1
+SOUND = NodeReport("a", [0], "cpu", Rates(3.0, 3.0, True), None, 0.0, 1.0, {}, []).plain()
+
+
+def test_showing_a_look_removes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check=FOLDER` prints the table that lies in a folder, and leaves all that lies there, whatever it says."""
+    write_json(tmp_path / "nodes.json", {"nodes": [SOUND]})
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "thesis.txt").write_text("years")
+    before = sorted(tmp_path.rglob("*"))
+    assert launcher.main([f"check={tmp_path}"]) == 0 and capsys.readouterr().out.splitlines()[1].endswith("ok")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "nodes, fault",
+    [
+        ([{key: value for key, value in SOUND.items() if key != "ranks"}], "it lacks ranks"),
+        ([], "it holds no node"),
+        (7, "nodes is int, not list"),
+        ([3], "it does not hold an object"),
+        ([{**SOUND, "clock_s": "x"}], "clock_s is str, not float"),
+        ([{**SOUND, "device": None}], "device is NoneType, not str"),
+        ([{**SOUND, "folder": {"write_mb_s": 1.0, "locks": True}}], "it lacks read_mb_s"),
+        ([{**SOUND, "disk": {"write_mb_s": 10**400, "read_mb_s": 1.0, "locks": True}}], "write_mb_s is int, not float"),
+        ([{**SOUND, "faults": [{"kind": [], "text": "x", "hard": True}]}], "kind is list, not str"),
+    ],
+)
+def test_a_damaged_table_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nodes: object, fault: str
+) -> None:
+    """The file of a look that is not what a look writes is told by its name, and stays."""
+    write_json(tmp_path / "nodes.json", {"nodes": nodes})
+    assert launcher.main([f"check={tmp_path}"]) == 2 and (tmp_path / "nodes.json").exists()
+    assert capsys.readouterr().err == f"launch.py: {tmp_path / 'nodes.json'} is damaged ({fault}); look again\n"
 
 
 def test_a_rate_far_below_the_others_is_told_without_a_limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from recipes.schema import Recipe
 from slurm import launch, status
 from slurm.monitoring import run_state
 from slurm.monitoring.commits import other_commits
+from slurm.monitoring.run_state import Job
 from slurm.planning import cost, forecast
 from slurm.planning.requested_runs import requested_runs
 from slurm.run_folder import other_code, set_aside
@@ -202,3 +204,25 @@ def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.Monk
         set_aside(folder)
     with pytest.raises(RecipeError, match="again=maybe is not legal"):
         requested_runs(["again=maybe"], Site())
+
+
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_a_run_under_way_is_not_announced_as_made_anew(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cluster: str
+) -> None:
+    """Where one of the runs of `again=yes` waits in the queue, though held, the refusal is all that is said, and no
+    other run is set aside."""
+    monkeypatch.setenv("GLT_SITE", "")
+    monkeypatch.setattr(cost, "images_of", lambda run: 1000)
+    folder = made(recipe)
+    other = folder.with_name(folder.name.replace("-s0-", "-s1-"))
+    shutil.copytree(folder, other)
+    (other / "done").unlink()
+    monkeypatch.setattr(
+        run_state, "queue", lambda: {"5": Job("JobHeldUser", 0, other.name, str(other / "log" / "x.sh"))}
+    )
+    words = ["data=digits_glt", f"runs={folder.parent}", "seeds=0,1", f"cluster={cluster}", "again=yes"]
+    assert launch.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and f"again=yes: {other.name} is held, so it is not set aside" in said.err
+    assert folder.exists() and other.exists()

@@ -65,8 +65,9 @@ def test_seeds_make_one_run_each() -> None:
         (["seeds=0,1.5"], "distinct"),
         (["seeds=1,01"], "distinct"),
         (["seeds=0,1", "seed=0"], "do not go together"),
-        (["max_jobs=0"], "1 or more"),
-        (["max_jobs=two"], "1 or more"),
+        (["max_jobs=0"], "1 to 999999"),
+        (["max_jobs=two"], "1 to 999999"),
+        (["max_jobs=1000000"], "1 to 999999"),
         (["seeds=0,4294967296"], "seed=4294967296"),
         (["seeds=1", "max_jobs=1.5"], "max_jobs=1.5"),
     ],
@@ -354,10 +355,10 @@ def test_two_launchers_take_turns(tmp_path: Path) -> None:
     done = threading.Event()
 
     def second(folder: Path) -> None:
-        with submission._alone(folder):
+        with submission.alone(folder):
             done.set()
 
-    with submission._alone(tmp_path / "runs"):
+    with submission.alone(tmp_path / "runs"):
         waiting = threading.Thread(target=second, args=(tmp_path / "runs",))
         waiting.start()
         assert not done.wait(0.3)

@@ -395,6 +395,40 @@ def test_a_cluster_must_be_chosen_to_submit(
     assert "site=alpha is not legal: there is no site file" in capsys.readouterr().err
 
 
+def test_a_cluster_must_be_chosen_to_find_its_runs(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where clusters keep their runs apart and there is no default, status and tidy= ask which is meant, but for a
+    folder that is named; clusters that share a folder need no word."""
+    for name in ("alpha", "beta/a-run"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "beta" / "a-run" / "recipe.yaml").write_text("{}")
+    clusters = {name: {"runs": str(tmp_path / name)} for name in ("alpha", "beta")}
+    monkeypatch.setenv("GLT_SITE", str(site({"clusters": clusters}).path))
+    for command, words in ((status, []), (status, ["why=a-run"]), (launch, ["tidy=show"])):
+        assert command.main(words) == 2
+        said = capsys.readouterr()
+        assert "site= is missing" in said.err and "alpha, beta" in said.err and said.out == ""
+    for words in (["site=beta"], [f"runs={tmp_path / 'beta'}"], [f"why={tmp_path / 'beta' / 'a-run'}"]):
+        assert status.main(words) == 0 and "a-run" in capsys.readouterr().out
+    for words in (["tidy=show", "site=beta"], ["tidy=show", f"runs={tmp_path / 'beta'}"]):
+        assert launch.main(words) == 0
+    site({"runs": str(tmp_path / "beta"), "clusters": {"alpha": {}, "beta": {}}})
+    assert status.main([]) == 0 and "a-run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["", "  "])
+def test_a_key_given_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Of two blocks of a file the first would be lost without a word; so at any depth."""
+    path = tmp_path / "site.yaml"
+    head = "for:\n" if where else ""
+    path.write_text(f"{head}{where}build: {{}}\n{where}data: {{}}\n{where}build: {{time: 3}}\n")
+    monkeypatch.setenv("GLT_SITE", str(path))
+    with pytest.raises(RecipeError, match=f"build is given twice, first in line {2 if where else 1}: once") as caught:
+        site_file.load()
+    assert str(path) in str(caught.value)
+
+
 def test_a_block_for_nothing_here_is_named(site: Any) -> None:
     """A file may be shared, so a recipe or data set that is not here is no fault; but it may be a slip."""
     file = site({"for": {"recipe/glt_ilf": {"time": 3}, "data/digits_glt": {}, "recipe/glt_ifl": {}, "build": {}}})

@@ -80,6 +80,33 @@ def test_waiting_elements_of_an_array_are_one_line(tmp_path: Path, monkeypatch: 
     assert without_alike(few) == few
 
 
+def test_held_elements_of_an_array_are_a_line_beside_its_waiting_ones() -> None:
+    """So are blocked ones: each line stands for elements of one state."""
+    states = ["held", "queued", "blocked"] * 3
+    lines = [line(f"r{n}", state, job=f"8_{n}") for n, state in enumerate(states)]
+    shown = [(one.name, one.state) for one in without_alike(lines)]
+    assert shown == [("3 runs of array 8", state) for state in states[:3]]
+
+
+def test_the_page_says_what_the_table_says_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes, why a run gave up, missing evaluators: each sentence below the table stands in the page, too."""
+    run, file = tmp_path / "runs" / "a-run", tmp_path / "page.html"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("{}")
+    monkeypatch.setattr(run_state, "queue", lambda: {})
+    events.append_event(run, "start")
+    events.append_event(run, "slow", node="r3", factor=2.5, steps=100)
+    assert status.main([f"runs={run.parent}"]) == 0
+    _, _, *about = capsys.readouterr().out.splitlines()
+    assert "node r3 took 2.5 times" in about[0]
+    assert status.main([f"runs={run.parent}", f"html={file}"]) == 0
+    reader = Reader()
+    reader.feed(file.read_text())
+    assert set(about) <= set(reader.said)
+
+
 class Reader(HTMLParser):
     """Notes tags and what they point to, and the text."""
 
@@ -103,7 +130,8 @@ def full_page() -> str:
         line(name, state, **(known if state == "running" else {})) for name, state in zip(names, states, strict=True)
     ]
     made = progress.lines([Command(f"table=t {HOSTILE}", tuple(names))], lines)
-    return page.page(f"/runs/{HOSTILE}", made, lines, 7.4, "2026-11-29 13:00:00 UTC")
+    about = [f"run-1: node {HOSTILE} took 2 times as long", "run-2 gave up: why"]
+    return page.page(f"/runs/{HOSTILE}", made, lines, about, 7.4, "2026-11-29 13:00:00 UTC")
 
 
 def test_the_page_is_whole_in_itself_and_its_text_is_text() -> None:
@@ -117,7 +145,8 @@ def test_the_page_is_whole_in_itself_and_its_text_is_text() -> None:
     shown = "".join(reader.said)
     order = re.findall(r'class="state \w+">([\w ]+)<', text)
     assert order == [*("failed", "gave up", "stuck", "unreadable", "unknown", "running", "running", "queued"), *END]
-    assert shown.count(HOSTILE) == 3 and "812" in shown and "02:01:01" in shown and "51.7" in shown
+    assert shown.index("run-2 gave up: why") > shown.index("unreadable")
+    assert shown.count(HOSTILE) == 4 and "812" in shown and "02:01:01" in shown and "51.7" in shown
 
 
 def test_the_page_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -173,4 +202,4 @@ def test_the_page_fits_a_phone_and_a_wall(tmp_path: Path, width: int, height: in
 
 def test_refresh_is_never_too_often() -> None:
     """A page that is written many times a second is read once a second."""
-    assert re.search(r'refresh" content="1"', page.page("r", [], [], 0.02, "now"))
+    assert re.search(r'refresh" content="1"', page.page("r", [], [], [], 0.02, "now"))

@@ -12,7 +12,8 @@ import pytest
 
 from recipes.common.errors import RecipeError
 from slurm import launch as launcher
-from slurm.cluster import submission
+from slurm.cluster import node_check, submission
+from slurm.cluster.batch_job import BatchJob
 from slurm.monitoring import events, run_state
 from slurm.monitoring.run_state import Job
 from slurm.site_file import Site
@@ -64,8 +65,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         old(runs / name / "log" / f"{name}.pkl")
     for code in (USED, UNUSED):
         old(runs / ".code" / code / "slurm" / "job.py").chmod(0o444)
-    old(runs / ".code" / ".new-x", None)
+    old(runs / ".code" / ".new-abcd_123", None)
     old(runs / ".site.json")
+    old(runs / "..site.json.host-1.tmp")
+    old(runs / f".{done.name}.a.host-1.tmp", None)
+    old(runs / ".check" / "20260102-030405-6", None)
     return runs
 
 
@@ -94,7 +98,10 @@ def test_what_is_found_is_removed_and_nothing_else(runs: Path, capsys: pytest.Ca
         LEFTOVERS: {
             *(f"{folder}/preds/last/.val.npz.host-1.tmp" for folder in (done, aside)),
             f"{failed}/ckpt/tmp-000000020-abcd",
-            f"{runs}/.code/.new-x",
+            f"{runs}/.code/.new-abcd_123",
+            f"{runs}/..site.json.host-1.tmp",
+            f"{runs}/.{done.name}.a.host-1.tmp",
+            f"{runs}/.check/20260102-030405-6",
         },
         SUBMISSION: {
             *(f"{done}/log/{name}" for name in (f"{done.name}.sh", f"{done.name}.pkl")),
@@ -168,6 +175,39 @@ def test_code_stays_where_slurm_does_not_answer(runs: Path, monkeypatch: pytest.
     assert {item.root.name for item in found.items} & {"queued-run"} == set()
 
 
+def test_what_others_keep_in_the_folder_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hidden files and folders whose names are only like those of leftovers stay, in a folder with no run and in a
+    run's."""
+    theirs = (
+        *(".backup.tmp/letters.txt", ".new-laptop/keys", ".tidied-desk/list", "tmp-1/x", ".notes.host-1.tmp/x"),
+        *(".code/.new-laptop/keys", ".code/mine/x", ".check/mine/x", ".check/20260102/x"),
+        *("a-run/.backup.tmp/x", "a-run/.tidied-desk", "a-run/tmp-1", "a-run/recipe.yaml"),
+    )
+    for name in theirs:
+        old(tmp_path / name, b"{}")
+        os.utime((tmp_path / name).parent, (HOURS_AGO, HOURS_AGO))
+    before = content(tmp_path)
+    assert tidy(tmp_path, "yes") == 0 and "in all 0 B removed" in capsys.readouterr().out
+    assert {name: data for name, data in content(tmp_path).items() if name != ".launching"} == before
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "CANCELLED", None])
+def test_code_stays_that_a_look_at_nodes_waits_with(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str | None
+) -> None:
+    """A look whose job is in the queue, or may be, keeps its folder and all code; one that has ended is a leftover."""
+    look = runs / ".check" / "20260102-030405-6"
+    file = old(look / f"{node_check.NAME}.sh")
+    os.utime(look, (HOURS_AGO, HOURS_AGO))
+    jobs = {"9": Job("PENDING", 0, "queued-run"), "10": Job(state or "", 0, "renamed", str(file))}
+    monkeypatch.setattr(run_state, "queue", lambda: jobs if state else None)
+    assert tidy(runs, "yes") == 0
+    said, over = capsys.readouterr().out, state == "CANCELLED"
+    assert look.exists() is (runs / ".code" / UNUSED).exists() is not over
+    why = f"looks at nodes have jobs: {look.name}" if state else "SLURM does not answer (squeue)"
+    assert (why in said) is not over
+
+
 @pytest.mark.parametrize("moment", (0, 2, 5))
 def test_a_kill_in_the_middle_leaves_what_the_next_call_removes(
     runs: Path, monkeypatch: pytest.MonkeyPatch, moment: int
@@ -221,15 +261,31 @@ def test_nothing_is_submitted_meanwhile(runs: Path, monkeypatch: pytest.MonkeyPa
     seen = []
 
     def removing(items: list[superfluous.Item]) -> tuple[list[superfluous.Item], list[str]]:
-        with open(runs / removal.LAUNCHING, "a") as lock, pytest.raises(BlockingIOError):
+        with open(runs / submission.LAUNCHING, "a") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         seen.append(items)
         return [], []
 
     monkeypatch.setattr(removal, "remove", removing)
     assert tidy(runs, "yes") == 0 and seen
-    with submission._alone(runs), open(runs / removal.LAUNCHING, "a") as lock, pytest.raises(BlockingIOError):
+    with submission.alone(runs), open(runs / submission.LAUNCHING, "a") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_look_at_nodes_is_submitted_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds that lock, too, from the copy of the code until SLURM has its job."""
+    runs, seen = tmp_path / "runs", []
+
+    def submit(job: BatchJob) -> None:
+        with open(runs / submission.LAUNCHING, "a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.extend((runs / ".code").iterdir())
+
+    monkeypatch.setattr(node_check, "require_sbatch", lambda: None)
+    monkeypatch.setattr(BatchJob, "submit", submit)
+    with pytest.raises(RecipeError, match="does not tell its job's id"):
+        node_check.parse_command(["check=nodes", f"runs={runs}"], Site()).run()
+    assert seen
 
 
 @pytest.mark.parametrize(
