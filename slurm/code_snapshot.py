@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from recipes.code_digest import ROOMS
+from recipes.code.digest import ROOMS
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
@@ -65,13 +65,13 @@ def snapshot_code(runs: Path) -> Path:
 
 def running() -> str:
     """Name the code that this process runs: a copy's hash, or the commit of the project itself."""
-    from ifl.saving.provenance import commit
+    from recipes.code.checkout import commit
 
     return PROJECT.name if PROJECT.parent.name == FOLDER else commit()
 
 
 def _today() -> dict[str, bytes]:
-    from ifl.saving.provenance import commit, uncommitted
+    from recipes.code.checkout import commit, uncommitted
 
     lines = [commit(), *(f"{state} {name}" for name, state in uncommitted(ROOMS).items())]
     return {**_read(PROJECT), "COMMIT": "".join(f"{line}\n" for line in lines).encode(), **_own_today()}
