@@ -111,8 +111,10 @@ def until_started(folder: Path) -> "tuple[str, ...]":
     text = f"the evaluator's job %s ended before its Python was started; see log/{LOG}: {ALONE}"
     line = f'{{"event": "evaluator", "incarnation": "%s", "time": %s, "step": -1, "text": {json.dumps(text)}}}\\n'
     values = f'"${START}" "$(date +%s)" "$SLURM_JOB_ID"'
+    events, claim = (shlex.quote(str(folder / name)) for name in ("log/events.jsonl", f"{FOLDER}/evaluator.json"))
     return (
-        f"without() {{ printf {shlex.quote(line)} {values} >> {shlex.quote(str(folder / 'log' / 'events.jsonl'))}; }}",
+        f"without() {{ printf {shlex.quote(line)} {values} >> {events}",
+        f"[ -s {claim} ] || : > {claim}; }}  # a newer start's evaluator may have claimed the run",
         "trap without EXIT; trap 'trap - EXIT; exit 143' TERM",
     )
 

@@ -102,6 +102,11 @@ def done_guard(own: str, code: Path, start: RankStart) -> str:
     """Return the shell line by which a job of a finished run leaves, behind what its Python may need to start.
 
     SLURM may start it again, and may have ended it before all was done that follows a run's end.
+
+    Args:
+        own: the run folder, as a shell's word.
+        code: the copy of the suite.
+        start: how Python is started.
     """
     at = shlex.quote(str(code))  # where Python looks first, whatever its options; perhaps removed since the end
     after = f"PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"

@@ -27,8 +27,9 @@ def remarks(name: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
         for event in told
         if event["event"] == "slow" and [event["incarnation"]] == starts[-1:]
     ]
-    alone = [e["text"] for e in told if e["event"] == "evaluator" and [e["incarnation"]] == starts[-1:]]
-    said += [f"{name}: {text}" for text in alone[-1:]]
+    alone = [e for e in told if e["event"] == "evaluator" and [e["incarnation"]] == starts[-1:]]
+    known = [e for e in alone if "epoch" not in e]  # those with an epoch are the ranks', which only miss it
+    said += [f"{name}: {event['text']}" for event in (known or alone)[-1:]]
     excluded = verdict.get("excluded") if verdict else None
     if verdict and excluded:
         why = bad_nodes(events, slow_too=True, now=verdict["time"])

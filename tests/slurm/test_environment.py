@@ -197,7 +197,7 @@ def started(text: str, folder: Path) -> tuple[int, str]:
     script = f"srun() {{ echo srun; }}; module() {{ echo module; }}\n{text.replace(jobs.PYTHON, 'python')}"
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    stub(bin_folder, "python", 'echo "$*"; case "$*" in *needs*) exit 1;; esac')
+    stub(bin_folder, "python", '[ "$1" = -c ] || echo "$*"; case "$*" in *needs*) exit 1;; esac')
     ran = subprocess.run(
         ["bash", "-c", script], env={"PATH": f"{bin_folder}:/usr/bin:/bin"}, capture_output=True, text=True
     )

@@ -334,7 +334,8 @@ def test_it_leaves_with_its_start(node: Path, run: Path) -> None:
 
 def _script(run: Run, code: Path, setup: Sequence[str], python: str) -> str:
     """The batch file of a run's evaluator up to the watch beside its step, in whose place it says so."""
-    run.folder.joinpath("log").mkdir(parents=True, exist_ok=True)
+    for name in ("log", "eval"):
+        (run.folder / name).mkdir(parents=True, exist_ok=True)
     lines = evaluator_job(run, code, Site(setup=tuple(setup), own={"python": python})).text().splitlines()
     watch = next(place for place, line in enumerate(lines) if "-m slurm.evaluator watch" in line)
     return "\n".join([*lines[:watch], "echo step"])
@@ -367,15 +368,28 @@ def test_an_evaluator_whose_python_does_not_start_is_told(node: Path, tmp_path: 
     meanwhile has nothing to tell."""
     recipe = resolve(["data=digits_glt", "log.eval=job", f"runs={tmp_path / 'my runs'}"])
     setup = {"a setup line": [brought, "false"], "no such Python": [], "a Python that breaks down": [brought]}[wrong]
-    code = tmp_path if wrong == "a Python that breaks down" else PROJECT
-    script = _script(Run(recipe), code, setup, "glt-python")
+    if wrong == "a Python that breaks down":
+        stub(tmp_path, "glt-python", 'case "$*" in *needed*) echo ImportError >&2; exit 1;; esac')
+    script = _script(Run(recipe), PROJECT, setup, "glt-python")
     variables = {**os.environ, evaluator.START: "7.1", "SLURM_JOB_ID": "8"}
     ended = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     (event,) = events.read(recipe.run_folder)
+    assert (recipe.run_folder / "eval" / "evaluator.json").read_bytes() == b"", "the ranks do not wait for it"
     assert event["incarnation"] == "7.1" and "the evaluator's job 8 ended" in event["text"]
     events.append_event(recipe.run_folder, "start", incarnation="7.1")
     assert remarks("a run", events.read(recipe.run_folder)) == [f"a run: {event['text']}"]
-    cancelled = _script(Run(recipe), code, ["kill $$"], "glt-python")
+    cancelled = _script(Run(recipe), PROJECT, ["kill $$"], "glt-python")
     assert subprocess.run(["bash", "-c", cancelled], env=variables).returncode == 143
     assert len(noted(recipe.run_folder)) == 1
+
+
+def test_the_reason_why_there_is_none_is_told_and_not_that_it_is_missed(run: Path) -> None:
+    """The ranks only see that it is not there; the status command shows what its job said, where it said something."""
+    events.append_event(run, "start", incarnation="7.1")
+    missed = {"incarnation": "7.1", "text": "it is not there", "epoch": 3}
+    events.append_event(run, "evaluator", **missed)
+    assert remarks("a", events.read(run)) == ["a: it is not there"]
+    events.append_event(run, "evaluator", incarnation="7.1", text="sbatch refused it")
+    events.append_event(run, "evaluator", **missed)
+    assert remarks("a", events.read(run)) == ["a: sbatch refused it"]
