@@ -78,10 +78,9 @@ def parameters(
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
-            done_guard(own, code, start, before_setup=True),
             *setup_lines(recipe.slurm.modules, setup, code),
-            *start.lines,
             done_guard(own, code, start),
+            *start.lines,
             *(
                 f"[ -e {need}/done ] || {start.outside} -m slurm.cluster.needs {own} {need} || exit 0"
                 for need in (shlex.quote(str(need)) for need in needs)
@@ -99,21 +98,14 @@ def parameters(
     }
 
 
-def done_guard(own: str, code: Path, start: RankStart, before_setup: bool = False) -> str:
-    """Return the shell line by which a job of a finished run leaves.
+def done_guard(own: str, code: Path, start: RankStart) -> str:
+    """Return the shell line by which a job of a finished run leaves, behind what its Python may need to start.
 
     SLURM may start it again, and may have ended it before all was done that follows a run's end.
-
-    Args:
-        own: the run folder, as a shell's word.
-        code: the copy of the suite.
-        start: how Python is started.
-        before_setup: it stands before modules and setup lines, which may bring Python: then only where it is there.
     """
-    at = shlex.quote(str(code))  # where Python looks first, whatever its options
-    after = f"cd {at}; PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"
-    missing = f"! {start.outside} -c '' 2> /dev/null || " if before_setup else ""
-    return f"[ ! -e {own}/done ] || {missing}{{ {after}; exit 0; }}"
+    at = shlex.quote(str(code))  # where Python looks first, whatever its options; perhaps removed since the end
+    after = f"PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"
+    return f"[ ! -e {own}/done ] || {{ cd {at} || exit 0; {after}; exit; }}"
 
 
 def batch_job(
@@ -183,12 +175,11 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
         "ntasks_per_node": 1,
         "use_srun": False,
         "setup": [
-            evaluator.not_started(run.folder),
+            *evaluator.until_started(run.folder),
             *setup_lines(slurm.modules, own.setup, code),
             *start.lines,
+            f"{start.outside} -m slurm.evaluator needed {folder}; {evaluator.STARTED}",
             *threads(recipe.slurm),
-            f"{start.outside} -m slurm.evaluator needed {folder}",
-            f"case $? in 0) trap - EXIT;; {evaluator.NOT_NEEDED}) exit 0;; *) exit 1;; esac",
             f"{start.outside} -m slurm.evaluator watch {folder} &",
         ],
         "teardown": ["trap : TERM", f"{start.outside} -m slurm.evaluator again {folder}"],
