@@ -199,7 +199,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         )
         choice.state = "missing"
         return choice
-    variants, further = variants_of(layout, row, source, candidates), []
+    variants = variants_of(layout, row, source, candidates)
+    further: list[str] = []
     for run in (run for run in candidates if run not in variants):
         state, reason = _why_left_out(layout, row, run)
         if not state:
