@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.inputs.runs import GROUPINGS, Run, load_runs
+from recipes.common import search_path
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.output import ends_told, go_on_unread
 from recipes.table_layout import SELECTS, Layout, available, data_names, find_layout, is_open, load_layout, open_tables
@@ -196,7 +197,7 @@ def _bundle(words: list[str]) -> None:
             raise ValueError(f"license={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
         layouts = [_replaced(layout, override) for layout in _layouts(options, runs)]
         layouts, _ = fillable(layouts, runs)
-        made, contents, _ = make_tables(runs, layouts)
+        made, contents, judged = make_tables(runs, layouts)
         lines = _account(made, runs, contents)
         own = {Path(word).stem: Path(word) for word in options.get("table", "").split(",") if word.endswith(YAML)}
         again = [f"{key}={value}" for key, value in options.items() if key in ("data", "groups", "select", "seeds")]
@@ -205,7 +206,7 @@ def _bundle(words: list[str]) -> None:
             places = (f"BUNDLE/layouts/{Path(word).stem}.yaml" if word.endswith(YAML) else word for word in named)
             again.append(f"table={','.join(places)}")
         asked = bundle.Asked(again, own, licences, names, unfinished)
-        left = bundle.write_bundle(out, folder, runs, made, contents, lines, asked)
+        left = bundle.write_bundle(out, folder, runs, made, judged, contents, lines, asked)
     print(*left, f"{len(runs)} runs, {len(made)} tables, {out.stat().st_size / 1e6:.1f} MB in {out}", sep="\n")
 
 
@@ -469,6 +470,9 @@ def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"table={options.get('table')}: two tables are called {twice[0]}, and so would be their files")
+    recipes = {*search_path.files(search_path.RECIPES), *(run.recipe for run in runs)}
+    for layout in layouts:
+        layout.refuse_unknown_twins(recipes)
     return layouts
 
 

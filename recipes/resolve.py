@@ -234,6 +234,13 @@ def first_words(words: Iterable[str]) -> list[str]:
     return own
 
 
+def without_first(key: str) -> str:
+    """Return a dotted key without the `first.` before it, of however many stages."""
+    while key.startswith(FIRST):
+        key = key.removeprefix(FIRST)
+    return key
+
+
 def _with_source(
     recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None, said: Described | None
 ) -> Recipe:

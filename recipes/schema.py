@@ -642,8 +642,13 @@ class Slurm(Section):
         amount, unit = (self.mem or "0")[:-1], (self.mem or "0")[-1]
         megabytes = int(amount or 0) * {"M": 1, "G": 1 << 10, "T": 1 << 20}.get(unit, 0) // tasks
         # Of all that a node has no part can be said: then it is what the cluster gives a job that says nothing.
-        of_a_task = self.with_gpus(min(1, self.gpus or 0))
-        return of_a_task.model_copy(update={"mem": f"{megabytes}M" if megabytes else None})
+        of_a_task = self.on_one_node().with_gpus(min(1, self.gpus or 0))
+        options = {name: value for name, value in of_a_task.options.items() if name not in sbatch.OF_A_START}
+        return of_a_task.model_copy(update={"mem": f"{megabytes}M" if megabytes else None, "options": options})
+
+    def on_one_node(self) -> Slurm:
+        """Return what a job of one node asks for that comes beside jobs of several."""
+        return self.model_copy(update={"options": sbatch.on_one_node(self.options)})
 
     def with_gpus(self, number: int) -> Slurm:
         """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""

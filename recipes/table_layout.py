@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,7 +23,7 @@ from recipes.common.errors import RecipeError, one_line
 from recipes.folders import DIGESTS
 from recipes.identity import science_keys
 from recipes.messages import sentence
-from recipes.resolve import FIRST, first_words, has_first_stage, is_of_the_first, of_the_first
+from recipes.resolve import FIRST, first_words, has_first_stage, is_of_the_first, of_the_first, without_first
 from recipes.schema import Recipe
 from recipes.yaml_io import read_yaml
 
@@ -56,7 +56,14 @@ class _Strict(BaseModel):
 
 def plain_text(text: str) -> str:
     """Write a label or caption for a reader without LaTeX: `$\\beta^{2}$ \\cite{tang22}` becomes `β^2 [tang22]`."""
-    return LATEX.sub(lambda found: f" [{found['keys']}]" if found["cite"] else _plain_math(found[0][1:-1]), text)
+
+    def written(found: re.Match[str]) -> str:
+        if not found["cite"]:
+            return _plain_math(found[0][1:-1])
+        before = text[: found.start()]
+        return " " * bool(before and not before[-1].isspace()) + f"[{found['keys']}]"
+
+    return LATEX.sub(written, text)
 
 
 _SYMBOLS = {
@@ -120,9 +127,7 @@ def _legal_values(values: dict[str, Any]) -> dict[str, Any]:
             first_words([f"{name}={value}"])
         except RecipeError as error:
             raise ValueError(str(error)) from None
-        key = name
-        while key.startswith(FIRST):
-            key = key.removeprefix(FIRST)
+        key = without_first(name)
         if key in OF_THE_TABLE:
             raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
         if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
@@ -202,6 +207,8 @@ class Row(_Strict):
     with `first.` before it, those of its first stage that a command may set. The table's `set` is in it."""
     seeds: list[int] | None = Field(default=None, min_length=1)
     """The row's own seeds, where they are not the table's."""
+    tried: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Among how many values val chose those of the recipe, by data set; 1 where it does not say."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -341,6 +348,25 @@ class Layout(_Strict):
         rows = [row.model_copy(update={"seeds": None}) for row in self.rows]
         return self.model_copy(update={"seeds": seeds, "rows": rows})
 
+    def tried_on(self, data: str) -> dict[str, int]:
+        """Return among how many values val chose those of each row on a data set, by full label, the most first."""
+        counts = {self.full_label(row): row.tried.get(data, 1) for row in self.rows}
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def refuse_unknown_twins(self, recipes: Collection[str]) -> None:
+        """Refuse a twin that is neither a row of the table nor one of `recipes`: its row would silently have no test.
+
+        Raises:
+            ValueError: there is one.
+        """
+        for row in self.rows:
+            if row.twin is not None and self.twin_of(row) is None and row.twin not in recipes:
+                legal = dict.fromkeys([*(other.label for other in self.rows if other is not row), *sorted(recipes)])
+                raise ValueError(
+                    f"table {self.name}: twin of {row.label}: {row.twin} is no row of the table and no recipe; "
+                    f"{nearest(row.twin, legal)}"
+                )
+
     def words(self, row: Row, source: tuple[str, str]) -> list[str]:
         """Return the command of a row's runs on (data, train), without a seed."""
         data, train = source
@@ -452,9 +478,24 @@ def load_layout(file: Path, data: Sequence[str] = (), known: Sequence[str] = ())
             f"{', '.join(open_tables())}"
         )
     try:
-        return Layout(name=file.stem, **content)
+        layout = Layout(name=file.stem, **content)
     except ValidationError as error:
         raise ValueError(one_line(f"{file.name}: {_sentence(error)}")) from None
+    if not data:  # an open layout may know data sets on which it is not laid out now
+        _refuse_other_data(layout)
+    return layout
+
+
+def _refuse_other_data(layout: Layout) -> None:
+    """Refuse `tried` on a data set that the table has not.
+
+    Raises:
+        ValueError: a row has it.
+    """
+    known = list(dict.fromkeys(column.data for column in layout.columns))
+    for row in layout.rows:
+        if strange := next((name for name in row.tried if name not in known), None):
+            raise ValueError(f"{layout.name}: tried of {row.label} names {strange}; {nearest(strange, known)}")
 
 
 def find_layout(name: str, data: Sequence[str] = (), known: Sequence[str] = ()) -> Layout:

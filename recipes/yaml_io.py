@@ -113,7 +113,15 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path} is not readable YAML: {_fault(error)}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must hold `key: value` lines")
     return tree
+
+
+def _fault(error: Exception) -> str:
+    """Say what is wrong and in which line, without the excerpt of PyYAML's: a site file may hold a secret there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    told = ((error.context, error.context_mark), (error.problem, error.problem_mark))
+    return ", ".join(f"{text} (line {mark.line + 1})" if mark else text for text, mark in told if text)

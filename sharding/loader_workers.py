@@ -55,14 +55,14 @@ def quiet_worker(worker: int) -> None:
     for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, lambda number, frame: os._exit(0))
-    _end_with_parent()
+    end_with_parent()
     _tell_errors_of_threads()
 
 
-def _end_with_parent() -> None:
-    """Let the kernel end this worker when its parent ends, however that was.
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent ends, however that was.
 
-    It would hold what it inherited, such as the run folder's lock, and may be in the midst of a batch that nobody
+    A worker would hold what it inherited, such as the run folder's lock, and may be in the midst of a batch that nobody
     takes.
     """
     ctypes.CDLL(None).prctl(PARENT_ENDED, signal.SIGKILL)

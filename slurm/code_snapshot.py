@@ -14,12 +14,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from recipes.code_digest import ROOMS
+from recipes.code.digest import ROOMS
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
+from slurm import site_file
 
 SUFFIXES = ("*.py", "*.yaml")
+EXAMPLE = "site.example.yaml"
+"""The one YAML file of slurm/ that is no user's site file."""
 FOLDER = ".code"
 OWN = "glt_path"
 """The folder in a copy that holds those of GLT_PATH, under the names 0, 1, ..."""
@@ -62,13 +65,13 @@ def snapshot_code(runs: Path) -> Path:
 
 def running() -> str:
     """Name the code that this process runs: a copy's hash, or the commit of the project itself."""
-    from ifl.saving.provenance import commit
+    from recipes.code.checkout import commit
 
     return PROJECT.name if PROJECT.parent.name == FOLDER else commit()
 
 
 def _today() -> dict[str, bytes]:
-    from ifl.saving.provenance import commit, uncommitted
+    from recipes.code.checkout import commit, uncommitted
 
     lines = [commit(), *(f"{state} {name}" for name, state in uncommitted(ROOMS).items())]
     return {**_read(PROJECT), "COMMIT": "".join(f"{line}\n" for line in lines).encode(), **_own_today()}
@@ -104,13 +107,18 @@ def _own_of(copy: Path) -> dict[str, bytes]:
 
 
 def _read(root: Path) -> dict[str, bytes]:
-    """Read the suite's files by their relative names, without the site file, which is this user's."""
+    """Read the suite's files by their relative names, without site files, which are this user's and may hold secrets.
+
+    They lie in slurm/, under any name, or where GLT_SITE says.
+    """
     paths = [
         root / "COMMIT",
         *(path for room in ROOMS for suffix in SUFFIXES for path in (root / room).rglob(suffix)),
     ]
-    site = root / "slurm" / "site.yaml"
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path != site}
+    own = {site_file.place(), *(root / "slurm").glob("*.yaml")} - {root / "slurm" / EXAMPLE}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path not in own
+    }
 
 
 def _digest(files: dict[str, bytes]) -> str:

@@ -20,11 +20,14 @@ OF_A_RANK = (
 )
 """Besides all that begin with TORCHELASTIC_."""
 OURS = (
-    *("ARRAY_INX", "CLUSTERS", "DEPENDENCY", "ERROR", "EXPORT", "EXPORT_FILE", "GET_USER_ENV", "INPUT", "JOB_NAME"),
-    *("NODELIST", "NODES", "NO_KILL", "NO_REQUEUE", "NTASKS", "NTASKS_PER_NODE", "OPEN_MODE", "OUTPUT", "REQUEUE"),
-    *("SIGNAL", "WAIT"),
+    *("ARRAY_INX", "CLUSTERS", "CONTAINER", "CONTAINER_ID", "DEPENDENCY", "ERROR", "EXPORT", "EXPORT_FILE"),
+    *("GET_USER_ENV", "INPUT", "JOB_NAME", "KILL_INVALID_DEP", "NODELIST", "NODES", "NO_KILL", "NO_REQUEUE", "NTASKS"),
+    *("NTASKS_PER_NODE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TRES_PER_TASK", "WAIT"),
 )
-"""Options of SBATCH_ variables that the launcher must own: a run is found, stopped and put back by them."""
+"""Options of SBATCH_ variables that the launcher must own: a run is found, started, stopped and put back by them.
+
+They are such that `slurm.options` refuses, too.
+"""
 BESIDE = {
     "time": ("TIMELIMIT",),
     "cpus_per_task": ("CPUS_PER_TASK", "CPUS_PER_GPU"),

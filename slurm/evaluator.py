@@ -9,8 +9,10 @@ is not, for that start may have had no time to dismiss it. The launcher has writ
 """
 
 import contextlib
+import json
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -31,6 +33,11 @@ LOOK_S = 30
 """Between two looks for the start."""
 ANSWER_S = 20
 """How long a question to SLURM may take, and the submission: the start's end waits for it."""
+OVER = 3
+"""The exit code of `needed` where the start is over; a Python that breaks down has another."""
+STARTED = f"case $? in 0) trap - EXIT TERM;; {OVER}) trap - EXIT; exit 0;; *) exit 1;; esac"
+"""The shell line behind `needed`, the first thing that a Python does in an evaluator's job."""
+ALONE = "this run evaluates by itself"
 ON = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT")
 """States of a run's job in which its start is not over."""
 OF_DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
@@ -92,8 +99,22 @@ def is_on(folder: Path, start: str) -> bool:
 
 
 def needed(folder: Path) -> int:
-    """Return 0 if the start is on that this evaluator's job is for, and else 1."""
-    return 0 if is_on(folder, os.environ[START]) else 1
+    """Return 0 if the start is on that this evaluator's job is for, and else `OVER`."""
+    return 0 if is_on(folder, os.environ[START]) else OVER
+
+
+def until_started(folder: Path) -> "tuple[str, ...]":
+    """Return the shell lines by which a job that ends before `STARTED` notes that the run has no evaluator.
+
+    What is wrong may be just what a Python needs to start, so none is asked. A job that is cancelled notes nothing.
+    """
+    text = f"the evaluator's job %s ended before its Python was started; see log/{LOG}: {ALONE}"
+    line = f'{{"event": "evaluator", "incarnation": "%s", "time": %s, "step": -1, "text": {json.dumps(text)}}}\\n'
+    values = f'"${START}" "$(date +%s)" "$SLURM_JOB_ID"'
+    return (
+        f"without() {{ printf {shlex.quote(line)} {values} >> {shlex.quote(str(folder / 'log' / 'events.jsonl'))}; }}",
+        "trap without EXIT; trap 'trap - EXIT; exit 143' TERM",
+    )
 
 
 def watch(folder: Path) -> int:
@@ -124,7 +145,7 @@ def _do_without(folder: Path, text: str) -> None:
     """Note why the run has no evaluator, and let its ranks not wait for one."""
     print(text, file=sys.stderr, flush=True)
     of_run = os.environ.get(START, incarnation())  # by which the status command takes it for the run's
-    append_event(folder, "evaluator", incarnation=of_run, text=f"{text}: this run evaluates by itself")
+    append_event(folder, "evaluator", incarnation=of_run, text=f"{text}: {ALONE}")
     with contextlib.suppress(OSError):  # a full disk: they notice that it is silent
         (folder / FOLDER / "evaluator.json").write_text("")
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from recipes.backbones.facts import library_of
-from recipes.code_digest import FOLDERS, code_digests
+from recipes.code.digest import FOLDERS, code_digests
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.common.files import write_whole

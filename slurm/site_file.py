@@ -22,15 +22,18 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
 
 from recipes.common import search_path
 from recipes.common.addresses import COMMAND, PIPE, is_remote
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 from recipes.dataset_values import sets_in
-from recipes.layers import Layer, SiteValues, blocks_of_run, overlaid
-from recipes.sbatch.options import OWN, SHORT, refused, shown
+from recipes.layers import Layer, SiteValues, blocks_of_run, merged, overlaid
+from recipes.messages import sentence
+from recipes.sbatch.options import OF_ALL_VERSIONS, OF_SOME_VERSIONS, OWN, SHORT, checked_value, refused, shown
 from recipes.schema import PROJECT, Recipe, Slurm
 from recipes.yaml_io import load_yaml
 from sharding.building.request import stage_names
@@ -167,6 +170,12 @@ class Site:
             )
 
 
+def place() -> Path:
+    """Return where this machine's site file is, or would be."""
+    chosen = os.environ.get("GLT_SITE")
+    return (PROJECT / "slurm" / "site.yaml" if chosen is None else Path(chosen)).expanduser().absolute()
+
+
 def load(cluster: str | None = None) -> Site:
     """Read this machine's site file; an empty one where there is none.
 
@@ -176,8 +185,7 @@ def load(cluster: str | None = None) -> Site:
     Raises:
         RecipeError: one sentence that names the file and what is wrong with it.
     """
-    chosen = os.environ.get("GLT_SITE")
-    path = (PROJECT / "slurm" / "site.yaml" if chosen is None else Path(chosen)).expanduser().absolute()
+    chosen, path = os.environ.get("GLT_SITE"), place()
     if chosen == "" or (chosen is None and not path.exists()):
         if cluster is not None:
             raise RecipeError(f"site={cluster} is not legal: there is no site file, which would describe clusters")
@@ -185,17 +193,15 @@ def load(cluster: str | None = None) -> Site:
     if not path.exists():
         raise RecipeError(f"GLT_SITE={chosen} names a file that does not exist")
     values = _values(path)
-    described, usual = _mapping(path, values, "clusters"), values.pop("default", None)
+    described, usual = _mapping(str(path), values, "clusters"), values.pop("default", None)
     name = _chosen(path, cluster, usual, described)
-    layers: list[Layer] = []
-    blocks: dict[str, list[Layer]] = {}
-    for one in (None, *described):  # those that are not chosen are checked, too
-        origin = f"{path}, clusters.{one}" if one else str(path)
-        own, special = _checked(path, described[one] if one else values, origin)
-        if one in (None, name):
-            layers.append(Layer(origin, own))
-            for key, block in special.items():
-                blocks.setdefault(key, []).append(Layer(f"{origin}, for.{key}", block))
+    whole = _part(values, str(path))
+    parts = {one: _part(part, f"{path}, clusters.{one}") for one, part in described.items()}
+    for part in (_Part(Layer("", {}), {}), *parts.values()):  # those that are not chosen are checked, too
+        layers, blocks = _together([whole, part])
+        for more in ((), *blocks.values()):
+            _read_own(path, overlaid([*layers, *more]))
+    layers, blocks = _together([whole, *([parts[name]] if name else [])])
     return _site(path, layers, blocks, name, tuple(described))
 
 
@@ -224,22 +230,48 @@ def _chosen(path: Path, cluster: str | None, usual: Any, described: Mapping[str,
     return cluster or usual
 
 
-def _mapping(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Take a mapping of mappings out of the file."""
-    found = values.pop(key, None) or {}
-    if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-        raise RecipeError(f"{path}: {key}={found!r} is not legal: it holds a mapping of keys for each name")
+def _mapping(where: str, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Take a mapping of mappings out of the file.
+
+    Raises:
+        RecipeError: it is none; the sentence quotes no value, for `notify:` may stand there by a slip.
+    """
+    found = {} if values.get(key) is None else values[key]
+    values.pop(key, None)
+    named = {f"{key}.{name}": value for name, value in found.items()} if isinstance(found, dict) else {key: found}
+    if wrong := next((name for name, value in named.items() if not isinstance(value, dict)), None):
+        of_each = "for each name " if wrong == key else ""
+        raise RecipeError(f"{where}: {wrong} is not legal: it holds {of_each}a mapping of keys, such as {{time: 60}}")
     return found
 
 
-def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the keys of the file or of a cluster, and its blocks of `for:`.
+class _Part(NamedTuple):
+    """The file without its clusters, or a cluster.
+
+    Attributes:
+        own: what holds for all.
+        blocks: those of `for:`.
+    """
+
+    own: Layer
+    blocks: dict[str, Layer]
+
+
+def _together(parts: Sequence[_Part]) -> tuple[list[Layer], dict[str, list[Layer]]]:
+    """Return the layers of several parts, and those of each of their blocks; the weakest first."""
+    names = dict.fromkeys(name for part in parts for name in part.blocks)
+    blocks = {name: [part.blocks[name] for part in parts if name in part.blocks] for name in names}
+    return [part.own for part in parts], blocks
+
+
+def _part(part: Mapping[str, Any], origin: str) -> _Part:
+    """Read the keys of the file or of a cluster, and its blocks of `for:`.
 
     Raises:
-        RecipeError: a key or a block is not legal.
+        RecipeError: a key, a block or a value is not legal; what a key of several layers holds is read in `_read_own`.
     """
     values = dict(part)
-    blocks = _mapping(path, values, "for")
+    blocks = _mapping(origin, values, "for")
     for name in blocks:
         kind, slash, rest = str(name).partition("/")
         alone = kind == "evaluator" or (kind == "build" and not slash)
@@ -258,7 +290,27 @@ def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str
             )
         _check_data(held, f"{origin}: {where}")
         _check_setup(held, f"{origin}: {where}")
-    return values, blocks
+    layers = {name: Layer(f"{origin}, for.{name}", block) for name, block in blocks.items()}
+    for layer in (own := Layer(origin, values), *layers.values()):
+        _check_asked(layer)
+    return _Part(own, layers)
+
+
+def _check_asked(layer: Layer) -> None:
+    """Refuse values of the recipe's section; whether they go together is checked with the recipe."""
+    asked = {key: value for key, value in layer.values.items() if key in Slurm.model_fields and value is not None}
+    tree, origins = merged([Layer(layer.origin, {"slurm": asked})])
+    try:
+        _Asked.model_validate({"slurm": tree["slurm"]})
+    except ValidationError as error:
+        if any(len(one["loc"]) > 1 for one in error.errors()):
+            raise RecipeError(sentence(error, origins)) from None
+
+
+class _Asked(BaseModel):
+    """What of a recipe a site file may say."""
+
+    slurm: Slurm
 
 
 def _check_data(held: Mapping[str, Any], where: str) -> None:
@@ -276,7 +328,7 @@ def _check_data(held: Mapping[str, Any], where: str) -> None:
 
 def _check_setup(held: Mapping[str, Any], where: str) -> None:
     setup = held.get("setup") or []
-    if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
+    if not isinstance(setup, list) or not all(isinstance(line, str) and not {*"\n\0"} & {*line} for line in setup):
         raise RecipeError(f"{where}setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)")
     if hidden := next((line for line in setup if line.lstrip().startswith("#SBATCH")), None):
         raise RecipeError(
@@ -287,15 +339,37 @@ def _check_setup(held: Mapping[str, Any], where: str) -> None:
 
 def _instead(line: str) -> str:
     """Say how the site file asks for what a line of a batch file asks for."""
-    found = re.match(r"\s*#SBATCH\s+(?:--([A-Za-z][\w-]*)|-([A-Za-z]))(?:\s*=?\s*)(.*)", line)
-    if not found:
-        return "`options:` holds sbatch's options by their long names"
-    name = found[1] or SHORT.get(found[2], found[2])
-    value = re.split(r"\s#", found[3])[0].strip().strip("'\"")
+    try:
+        words = shlex.split(line.strip().removeprefix("#SBATCH"), comments=True)
+    except ValueError:  # a quote without its end
+        words = []
+    found: list[tuple[str, str]] = []
+    for word in words:
+        if asked := re.fullmatch(r"--([A-Za-z][\w-]*)(?:=(.*))?|-([A-Za-z])=?(.*)", word):
+            found.append((asked[1] or SHORT.get(asked[3], asked[3]), asked[2] or asked[4] or ""))
+        elif found and not found[-1][1]:
+            found[-1] = found[-1][0], word
+    said = [_instead_of(name, value) for name, value in found]
+    return "; ".join(said) or "`options:` holds sbatch's options by their long names"
+
+
+def _instead_of(name: str, value: str) -> str:
+    """Say how the site file asks for one option of sbatch; what is advised is legal as it is written."""
     if name in OWN:
-        return f"`{OWN[name]}: {value.rpartition('@')[2] if name == 'signal' else value}` says it"
+        text = value.rpartition("@")[2] if name == "signal" else value
+        try:
+            Slurm.model_validate({OWN[name]: text})
+        except ValidationError:
+            return f"`{OWN[name]}` is the key of --{name}"
+        return f"`{OWN[name]}: {text}` says it"
     if reason := refused(name):
         return f"--{name} is not to be set: {reason}"
+    if name not in (known := [*OF_ALL_VERSIONS.split(), *OF_SOME_VERSIONS.split()]):
+        return f"sbatch has no option --{name}: {nearest(name, known)}"
+    try:
+        checked_value(value or True)
+    except ValueError as error:
+        return f"`options:` holds --{name}, but not with this value: {error}"
     return f"`options: {shown({name: value or True})}` says it"
 
 
@@ -325,14 +399,23 @@ def _site(
 ) -> Site:
     """Return what layers say together."""
     values = overlaid(layers)
-    given = {key: values[key] for key in READERS if values.get(key) is not None}
-    own = {key: READERS[key](_without_nulls(value), path) for key, value in given.items()}
+    own = _read_own(path, values)
     setup = (*(values.get("setup") or ()), *site_limits.exported(own.get("look")))
     slurm = SiteValues([_of_runs(layer) for layer in layers], {key: [*map(_of_runs, blocks[key])] for key in blocks})
     site = Site(path, slurm, setup, own, cluster, clusters, layers, blocks)
     if site.pipe is None:
         return site
     return replace(site, setup=(*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))
+
+
+def _read_own(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of further keys as their readers do.
+
+    Raises:
+        RecipeError: one is not legal.
+    """
+    given = {key: values[key] for key in READERS if values.get(key) is not None}
+    return {key: READERS[key](_without_nulls(value), path) for key, value in given.items()}
 
 
 def _without_nulls(value: Any) -> Any:

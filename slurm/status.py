@@ -101,6 +101,8 @@ def cancel(folder: Path) -> str:
         raise StatusError(
             f"SLURM does not answer (squeue), so nothing was cancelled: {folder.name} may have a job all the same"
         )
+    if cluster := run_state.elsewhere(events):
+        raise StatusError(f"{folder.name} has its job on cluster {cluster}: the same command there cancels it")
     job = job_of(folder, events, jobs)
     if job is None or jobs[job].state in ENDED:
         raise StatusError(

@@ -67,6 +67,11 @@ class Comparison:
     margin: float
     """From which gain on a row counts as above the other; 0 where it is claimed to be."""
 
+    @property
+    def papers_gain(self) -> float:
+        """The gain of a row that is claimed not to be above another, which the paper has itself and calls none."""
+        return max(0.0, self.paper or 0.0)
+
 
 @cache
 def read() -> dict[str, Claim]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
 from analysis.stats.power import MOST_SEEDS, POWER
 from analysis.tables import published
 from analysis.tables.latex import escape, latex_float, tabular
-from analysis.tables.presentation import MISSING
+from analysis.tables.presentation import MISSING, minus, p_text
 from analysis.tables.text import plain, wrap_lines
 
 HEADS = ("under", "paper", "ours", "95 %", "p", "verdict", "seeds", "finds", "needs")
@@ -71,11 +70,13 @@ def _points(fraction: float) -> str:
 def _p(each: Verdict) -> str:
     if each.holm is None:
         return MISSING
-    return "<.0001" if each.holm < 1e-4 else f"{each.holm:.2g}"
+    return "<.0001" if each.holm < 1e-4 else p_text(each.holm)
 
 
 def _seeds(each: Verdict) -> str:
-    return "|".join(str(number) for number in dict.fromkeys(each.found.runs)) if each.found else MISSING
+    if each.found is None:
+        return MISSING
+    return "|".join(map(str, dict.fromkeys(each.found.runs))) + " pairs" * each.found.paired
 
 
 def _needed(each: Verdict) -> str:
@@ -93,13 +94,16 @@ def summary(judged: Judged) -> str:
 
 def legend(judged: Judged) -> list[str]:
     """Explain the columns, then what the verdicts take for granted."""
+    paired = any(each.found is not None and each.found.paired for each in judged.verdicts)
     said = [
         "differences in points of overall accuracy, with their 95 % interval over seeds and test samples (of one seed: "
         "over test samples)",
-        f"p: corrected by Holm's method over the {len(judged.verdicts)} comparisons of this table",
+        f"p: corrected by Holm's method over the {len(judged.verdicts)} comparisons of this table; intervals, and "
+        "verdicts by them, are not corrected",
         f"reproduced: the claimed sign with p < {ALPHA}; not reproduced: the opposite sign with p < {ALPHA}, or an "
         "interval wholly below half the paper's difference; else undecided, and always with fewer than "
         f"{FEWEST_SEEDS} seeds",
+        *(["pairs: one row's runs start from the other's, so run is compared with run"] if paired else []),
         *_margins(judged),
         f"finds: the smallest true difference found with a chance of {POWER} by these seeds and samples at the level "
         "that the correction leaves; needs: seeds a row that would decide, were difference and spread those seen",
@@ -114,7 +118,8 @@ def _margins(judged: Judged) -> list[str]:
         return []
     return [
         f"not above: reproduced where surely less than {', '.join(f'{100 * margin:.2f}' for margin in margins)} points "
-        "above, half of what IFL adds in the paper; not reproduced where the interval is wholly above 0"
+        "above, half of what IFL adds in the paper; not reproduced where the interval is wholly above 0, and above "
+        "what the paper has"
     ]
 
 
@@ -185,7 +190,7 @@ def _latex_lines(part: Section) -> list[tuple[str, list[str]]]:
 
 def _latex(cell: str) -> str:
     """Write a cell as LaTeX, with a minus sign before negative numbers."""
-    return escape(re.sub(r"(^|(?<= ))-(?=\d)", "\N{MINUS SIGN}", cell))
+    return escape(minus(cell))
 
 
 def csv(judged: Judged) -> str:
@@ -212,7 +217,8 @@ def _record(judged: Judged, each: Verdict) -> dict[str, Any]:
         "high": _percent(high),
         "error": _percent(found.error if found else None),
         "seeds": found.runs[0] if found else 0,
-        "other_seeds": found.runs[1] if found else 0,
+        "other_seeds": found.runs[-1] if found else 0,
+        "paired": int(found is not None and found.paired),
         "samples": found.samples if found else None,
         "sources": found.sources if found else None,
         "p": None if each.p is None else float(f"{each.p:.4g}"),

@@ -3,10 +3,13 @@
 The family of tests is the overall accuracy of each claim, protocol and data set of a table; every p is corrected over
 it by Holm's method, and a comparison that has no runs yet counts in it with p = 1.
 
+Rows of which one is made from the other's runs are compared pair by pair of runs. A comparison that is another one once
+more, since a row's runs have the same samples right as those that they are made from, is none.
+
 * Reproduced: the difference has the claimed sign, and Holm's p < 0.05. Of a row that is claimed not to be above
   another: Holm's one-sided p < 0.05 for a gain as large as the margin.
 * Not reproduced: the opposite sign with Holm's p < 0.05, or a 95 % interval wholly below half the paper's difference.
-  Of a row that is claimed not to be above another: a 95 % interval wholly above 0.
+  Of a row that is claimed not to be above another: a 95 % interval wholly above 0, and above the paper's own gain.
 * Undecided: all else, and whatever rests on fewer than three seeds a row.
 """
 
@@ -18,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.claims.dependence import pairs, repeated_row
 from analysis.claims.statements import Comparison, comparisons
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL
@@ -123,6 +127,7 @@ def judge(table: Table) -> Judged | None:
     if not claimed:
         return None
     read = _Read()
+    claimed, left_out = _without_repeated(table, claimed, read)
     compared = [_compare(table, each, read) for each in claimed]
     corrected = holm([each.p for each in compared])
     order = sorted(corrected)
@@ -130,14 +135,35 @@ def judge(table: Table) -> Judged | None:
     for each, p in zip(compared, corrected, strict=True):
         before = sum(other < ALPHA and other < p for other in order)
         verdicts.append(_decided(each, p, ALPHA / (len(claimed) - before)))
-    return Judged(table.layout.name, verdicts, _notes(table, compared, read))
+    return Judged(table.layout.name, verdicts, [*left_out, *_notes(table, compared, read)])
+
+
+def _without_repeated(table: Table, claimed: list[Comparison], read: _Read) -> tuple[list[Comparison], list[str]]:
+    """Leave out comparisons of a row with itself, and those that are another one once more; with a note on each."""
+    places = {(each.row, each.other, each.column, each.above) for each in claimed}
+    kept, said = [], []
+    for each in claimed:
+        column = table.layout.columns[each.column]
+        pair = [repeated_row(table, row, column, read.of) for row in (each.row, each.other)]
+        if pair == [each.row, each.other] or (pair[0] != pair[1] and (*pair, each.column, each.above) not in places):
+            kept.append(each)
+            continue
+        first, second = (_label(table.layout, row) for row in pair)
+        what = "a row with itself" if first == second else f"{first} with {second} once more"
+        said.append(
+            f"{_empty(table.layout, each).label}, {column.protocol.upper()} on {column.data}, is left out: it compares "
+            f"{what}, for the runs have the same samples right as those that they judge"
+        )
+    return kept, said
 
 
 def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
     """Compare two rows; without a word yet where there is anything to compare."""
-    layout, column = table.layout, table.layout.columns[of.column]
-    made = Verdict(of, _label(layout, of.row), _label(layout, of.other), column)
+    layout, made = table.layout, _empty(table.layout, of)
+    column = made.column
     sides = [table.runs.get((index, column.source), []) for index in (of.row, of.other)]
+    if paired := pairs(*sides):
+        sides = [list(side) for side in zip(*paired, strict=True)]
     if not all(sides):
         lacking = [layout.rows[index] for index, runs in zip((of.row, of.other), sides, strict=True) if not runs]
         return replace(made, why="; ".join(_no_run(layout, row, column) for row in lacking))
@@ -151,11 +177,15 @@ def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
     (digest,) = digests
     source = read.sources.get(digest, np.arange(len(right[0][0][1])))
     first, second = (np.stack([of_run for _, of_run in side]) for side in right)
-    found = difference(first, second, source)
+    found = difference(first, second, source, bool(paired))
     if (fewest := min(found.runs)) < FEWEST_SEEDS:
         return replace(made, word=f"{UNDECIDED} ({_FEW[fewest]})", found=found)
     p = found.p_equal() if of.above else found.p_reaches(of.margin)
     return replace(made, word=UNDECIDED, found=found, p=p)
+
+
+def _empty(layout: Layout, of: Comparison) -> Verdict:
+    return Verdict(of, _label(layout, of.row), _label(layout, of.other), layout.columns[of.column])
 
 
 def _label(layout: Layout, index: int) -> str:
@@ -193,7 +223,7 @@ def _decided(made: Verdict, p: float, level: float) -> Verdict:
 def _word(of: Comparison, found: Difference, p: float) -> str:
     low, high = found.interval
     if not of.above:
-        return NOT_REPRODUCED if low > 0 else REPRODUCED if p < ALPHA else UNDECIDED
+        return NOT_REPRODUCED if low > of.papers_gain else REPRODUCED if p < ALPHA else UNDECIDED
     if p < ALPHA and found.value != 0:
         return REPRODUCED if found.value > 0 else NOT_REPRODUCED
     # Without the paper's numbers there is no half of them.
@@ -208,7 +238,7 @@ def _seeds(of: Comparison, found: Difference, level: float) -> int | None:
         if of.paper is not None and found.value < of.paper / 2:
             ways.append((of.paper / 2 - found.value, by_interval))
     else:
-        ways = [(of.margin - found.value, level), (found.value, by_interval)]
+        ways = [(of.margin - found.value, level), (found.value - of.papers_gain, by_interval)]
     needed = [seeds_needed(found, effect, at) for effect, at in ways if effect > 0]
     return min((each for each in needed if each is not None), default=None)
 

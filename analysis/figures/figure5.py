@@ -174,6 +174,8 @@ def _class_against_attribute(
         axes.set_xlabel("class-wise: CLT, overall")
         axes.set_ylabel("attribute-wise: ALT, overall")
         _scatter(axes, found)
+    # Below the panels: inside it would lie on points or names.
+    below.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.2)
     for axes, found in zip(panels, points.values(), strict=True):
         places = [(point.class_wise, point.attribute_wise) for point in found]
         label_points(figure, axes, places, [drawn_label(point.label) for point in found])
@@ -265,4 +267,3 @@ def _scatter(axes: Axes, points: list[Improvement]) -> None:
                 zorder=3,
             )
     axes.margins(0.18, 0.12)
-    axes.legend(loc="lower right", handletextpad=0.2)

@@ -15,6 +15,19 @@ RINGS = (4, 9, 16, 25, 36, 50, 66, 84)
 """Distances to try, in points of 1/72 inch, the near ones first."""
 CROSSED = 60.0
 """What a line through a name counts, in square pixels of covered names."""
+NEAR, CLEAR = 30.0, 5
+"""What another point beside a name at the end of a line counts, in the same, for the name would seem to be that one's;
+and how near that is, in points of 1/72 inch.
+"""
+
+
+@dataclass(frozen=True)
+class _Others:
+    """What a name keeps clear of, in pixels: points and names, what is beside points, and the lines to names."""
+
+    boxes: list[Bbox]
+    near: list[Bbox]
+    lines: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,12 @@ def label_points(
         probe.set_parse_math(False)
         extent = probe.get_window_extent()
         probe.remove()
-        others = [box for i, box in enumerate(taken) if i != index]
-        best = _best_place(spots[index], extent, pixels, others, lines, axes.bbox)
+        others = _Others(
+            boxes=[box for i, box in enumerate(taken) if i != index],
+            near=[box.padded(CLEAR * pixels) for i, box in enumerate(taken[: len(spots)]) if i != index],
+            lines=lines,
+        )
+        best = _best_place(spots[index], extent, pixels, others, axes.bbox)
         taken.append(best.box)
         lines.append(best.line)
         _annotate(axes, names[index], points[index], best, size)
@@ -69,9 +86,7 @@ def _crowded(spots: list[tuple[float, float]], near: float) -> list[int]:
     return sorted(range(len(spots)), key=lambda i: (-neighbours[i], i))
 
 
-def _best_place(
-    spot: tuple[float, float], extent: Bbox, pixels: float, others: list[Bbox], lines: list[np.ndarray], inside: Bbox
-) -> _Place:
+def _best_place(spot: tuple[float, float], extent: Bbox, pixels: float, others: _Others, inside: Bbox) -> _Place:
     """Find the nearest place that covers nothing, or the one that covers least."""
     best: _Place | None = None
     for ring, (right, up) in itertools.product(RINGS, SIDES):
@@ -80,11 +95,12 @@ def _best_place(
         below = y - extent.height * (1 - up) / 2
         box = Bbox.from_extents(left - pixels, below, left + extent.width + pixels, below + extent.height)
         outside = box.width * box.height - _overlap(box, inside)
-        covered = 3 * sum(_overlap(box, other) for other in others) + 100 * outside
+        covered = 3 * sum(_overlap(box, other) for other in others.boxes) + 100 * outside
         line = np.linspace(spot, (x, y), 24)[2:] if ring > RINGS[0] else np.empty((0, 2))
         covered += CROSSED * (
-            sum(_touches(line, other) for other in others) + sum(_touches(other, box) for other in lines)
+            sum(_touches(line, other) for other in others.boxes) + sum(_touches(other, box) for other in others.lines)
         )
+        covered += NEAR * sum(box.overlaps(other) for other in others.near) * bool(len(line))
         if best is None or covered < best.covered - 0.5:
             best = _Place(covered, right, up, ring, box, line)
         if best.covered <= 0.5:
@@ -94,7 +110,8 @@ def _best_place(
 
 
 def _annotate(axes: Axes, name: str, point: tuple[float, float], at: _Place, size: float) -> None:
-    far = at.ring > RINGS[0]
+    # The line ends where `_best_place` has it: at the name's side or corner towards the point, not in its middle.
+    line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
     axes.annotate(
         name,
         point,
@@ -104,9 +121,7 @@ def _annotate(axes: Axes, name: str, point: tuple[float, float], at: _Place, siz
         ha=("right", "center", "left")[at.right + 1],
         va=("top", "center", "bottom")[at.up + 1],
         annotation_clip=False,
-        arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-        if far
-        else None,
+        arrowprops=line | {"relpos": ((1 - at.right) / 2, (1 - at.up) / 2)} if at.ring > RINGS[0] else None,
     )
 
 

@@ -44,6 +44,7 @@ class Spent:
         images: training images of the steps that were kept; 0 where another run's weights are judged.
         starts: how many there were.
         unended: those whose end nobody noted, so that `seconds` is a lower bound.
+        evaluated_apart: whether a further process evaluated its epochs (`log.eval=job`), whose hours nobody notes.
         logged: whether there are events; else `seconds` is of the steps that were kept.
         seconds: of all starts.
         rank_seconds: the same times the ranks (processes; GPUs where there are any).
@@ -55,6 +56,7 @@ class Spent:
     images: int
     starts: int
     unended: int
+    evaluated_apart: bool
     logged: bool
     seconds: float
     rank_seconds: float
@@ -76,6 +78,7 @@ def spent(run: Run) -> Spent:
         images=_images(run, lines, meta, done),
         starts=len(starts) + unended if starts or unended else sum(line["kind"] == "boot" for line in lines),
         unended=len(starts) - known + unended,
+        evaluated_apart=_evaluated_apart(run),
         logged=bool(starts or unended),
         seconds=max(sum(start.seconds for start in starts), kept_s),
         rank_seconds=max(sum(start.seconds * start.ranks for start in starts), kept_s * ranks),
@@ -143,19 +146,20 @@ def sacct_joules(text: str) -> float | None:
     return float(sum(steps)) if steps else float(max(others)) if others else None
 
 
-def source_of(run: Run) -> str:
-    """Name the run whose weights this one starts from or judges; empty where it needs none."""
-    method = run.stored("recipe.yaml").get("method")
-    named = [method.get(key) for key in ("init_from", "eval_of")] if isinstance(method, Mapping) else []
-    return next((name for name in named if isinstance(name, str)), "")
-
-
 def _images(run: Run, lines: Iterable[Mapping[str, Any]], meta: Mapping[str, Any], done: Mapping[str, Any]) -> int:
     """Count the training images of the steps that were kept: by metrics.jsonl, else by meta.json and done."""
     batch = run.stored("recipe.yaml").get("batch")
     size = _whole(batch.get("size"), 0) if isinstance(batch, Mapping) else 0
     steps = max((int(line["step"]) for line in lines if line["kind"] == "train"), default=0)
     return size * (steps or _whole(done.get("epochs"), 0) * _whole(meta.get("steps_per_epoch"), 0))
+
+
+def _evaluated_apart(run: Run) -> bool:
+    """Say whether a run that trains left the evaluation of its epochs to a further process."""
+    stored = run.stored("recipe.yaml")
+    log, method = stored.get("log"), stored.get("method")
+    judges = isinstance(method, Mapping) and bool(method.get("eval_of"))
+    return isinstance(log, Mapping) and log.get("eval") == "job" and not judges
 
 
 def _hardware(meta: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> str:

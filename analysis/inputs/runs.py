@@ -83,6 +83,13 @@ class Run:
         """Say whether its data set has a split; where meta.json does not say, it counts as there."""
         return not self.splits or (edition, split) in self.splits
 
+    @cached_property
+    def builds_on(self) -> str:
+        """The name of the run whose weights this one starts from or judges; empty where it needs none."""
+        method = self.stored("recipe.yaml").get("method")
+        named = [method.get(key) for key in ("init_from", "eval_of")] if isinstance(method, Mapping) else []
+        return next((name for name in named if isinstance(name, str)), "")
+
     @property
     def has_attributes(self) -> bool:
         """Whether its images have attributes: a data set without has no Test-GBL."""
@@ -115,11 +122,10 @@ class Run:
         No where that command cannot be resolved here.
         """
         try:
-            other = _current_recipe(tuple(words), self.noted.text)
+            other = source_of(self._now(words))
         except (RecipeError, ValidationError):
             return False
-        mine = self.values.get("method.init_from") or self.values.get("method.eval_of")
-        return mine == (source_of(other) or "").replace(f"-{other.data.name}-{other.train}-s{other.seed}-", "-", 1)
+        return self.builds_on == other
 
     def has_files_of(self, words: Sequence[str]) -> bool:
         """Say whether its files, by their digests, are those of a run that a command launches.
@@ -134,9 +140,20 @@ class Run:
 
     def _hash_of(self, words: Sequence[str]) -> str:
         try:
-            return _current_recipe(tuple(words), self.noted.text).hash8
+            return self._now(words).hash8
         except (RecipeError, ValidationError):
             return ""
+
+    def _now(self, words: Sequence[str]) -> Recipe:
+        """Resolve what a command means today, of the run's seed and with what the run notes.
+
+        Raises:
+            RecipeError: it cannot be resolved here.
+        """
+        recipe = _current_recipe(tuple(words), self.noted.text)
+        if source_of(recipe) is None:
+            return recipe.model_copy(update={"seed": self.seed})
+        return _current_recipe((*words, f"seed={self.seed}"), self.noted.text)  # for it builds on a run of that seed
 
     @property
     def values(self) -> dict[str, Any]:
@@ -240,8 +257,7 @@ class Run:
             if not set(Recipe.model_fields) <= set(stored):
                 return ()
             axes = f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}"
-            now = _current_recipe((*axes, f"batch.budget={self.budget}"), self.noted.text)
-            return tuple(departures(as_it_ran(stored), now.model_copy(update={"seed": self.seed})))
+            return tuple(departures(as_it_ran(stored), self._now((*axes, f"batch.budget={self.budget}"))))
         except (RecipeError, ValidationError):
             return ()
 
@@ -307,7 +323,7 @@ def scored_predictions(arrays: Mapping[str, NDArray[Any]]) -> ScoredPredictions:
 
 @cache
 def _current_recipe(words: tuple[str, ...], noted: str) -> Recipe:
-    """Resolve a recipe with what a run notes (`Noted.text`); runs that differ only in the seed share it.
+    """Resolve a recipe with what a run notes (`Noted.text`); runs that need the same share it.
 
     Raises:
         RecipeError: it cannot be resolved here.

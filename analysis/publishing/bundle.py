@@ -18,12 +18,14 @@ from pathlib import Path
 
 import yaml
 
+from analysis.claims.verdicts import Judged
 from analysis.inputs.light_copy import copy_finished_runs
 from analysis.inputs.runs import Run, load_run
 from analysis.publishing.anonymous import clean, clean_run, left_in, names_of
-from analysis.publishing.checklist import checklist
+from analysis.publishing.checklist import checklist, trained_at
 from analysis.tables.cells import Table
 from analysis.tables.ledger import Line
+from recipes.code.checkout import commit, uncommitted
 from recipes.common import search_path
 from recipes.common.files import write_whole
 from recipes.schema import PROJECT
@@ -33,6 +35,8 @@ from recipes.yaml_io import read_yaml
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip can hold."""
 MODE = 0o100644 << 16
+MAKES_TABLES = ("analysis", "recipes", "ifl/metrics.py")
+"""Where the code lies on which tables depend."""
 LAYOUTS = "layouts"
 MANIFEST = "MANIFEST.sha256"
 TEXTS = (".md", ".csv", ".tex", ".json", ".jsonl", ".yaml", ".txt", "")
@@ -50,7 +54,7 @@ README = """\
 | `CHECKLIST.md` | seeds, error bars, selection, data and licences, compute, as the runs tell |
 | `MANIFEST.sha256` | a digest of each file: `sha256sum -c MANIFEST.sha256` |
 
-The tables again, in a checkout of the code at commit {commit} with this bundle unpacked in BUNDLE:
+The tables again, in a checkout of the code {commit} with this bundle unpacked in BUNDLE:
 
 ```text
 python -m analysis runs=BUNDLE/runs out=again only=tables{words}
@@ -58,6 +62,8 @@ diff -r BUNDLE/tables again
 ```
 
 They are the same bytes; `again/problems.txt` alone is new. It needs neither the images nor a GPU nor torch.
+{changed}
+The runs were trained at {trained}; `environment/runs.json` says which at which.
 {anonymous}"""
 ANONYMOUS = """
 User names, hosts, folders, addresses, SLURM accounts and partitions were replaced by PATH, MAIL, ADDRESS, USER, HOST
@@ -82,6 +88,31 @@ class Asked:
     licences: Mapping[str, str]
     names: Mapping[str, str] | None
     unfinished: Sequence[Run] = ()
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that makes the tables.
+
+    Attributes:
+        commit: the one that is checked out; `unknown` where nobody knows it.
+        changed: files on which tables depend and which are not as the commit has them.
+    """
+
+    commit: str
+    changed: tuple[str, ...]
+
+    @classmethod
+    def checked_out(cls) -> Code:
+        return cls(commit().partition("+")[0], tuple(sorted(uncommitted(MAKES_TABLES))))
+
+    @property
+    def named(self) -> str:
+        return "that made them (its commit is not known)" if self.commit == "unknown" else f"at commit {self.commit}"
+
+    @property
+    def remark(self) -> str:
+        return f"The code that made the tables has changes that no commit has, in {', '.join(self.changed)}."
 
 
 @contextmanager
@@ -112,6 +143,7 @@ def write_bundle(
     folder: Path,
     runs: Sequence[Run],
     tables: Sequence[Table],
+    judged: Sequence[Judged],
     contents: Mapping[str, str],
     lines: Sequence[Line],
     asked: Asked,
@@ -123,12 +155,14 @@ def write_bundle(
         folder: the light copies.
         runs: those of `folder`.
         tables: filled from them.
+        judged: the verdicts of those that name claims.
         contents: {file name: text} of the tables and the ledger.
         lines: the ledger.
         asked: see `Asked`.
 
     Returns:
-        Sentences about names that were to be taken out and still stand somewhere, as in a class's name.
+        Sentences about code that no commit has, and about names that were to be taken out and still stand somewhere,
+        as in a class's name.
     """
     files = {f"runs/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in _files(folder)}
     files |= {f"tables/{name}": text.encode() for name, text in contents.items()}
@@ -136,18 +170,24 @@ def write_bundle(
     files["environment/requirements.txt"] = (PROJECT / "requirements.txt").read_bytes()
     files["environment/runs.json"] = _environment(runs)
     licence = str(_project().get("license", "not stated"))
-    files["CHECKLIST.md"] = checklist(tables, runs, lines, asked.unfinished, asked.licences, licence).encode()
+    code = Code.checked_out()
+    files["CHECKLIST.md"] = checklist(
+        tables, judged, runs, lines, asked.unfinished, asked.licences, code.named, licence
+    ).encode()
     files["README.md"] = README.format(
         title=", ".join(table.layout.name for table in tables),
         count=len(runs),
-        commit=" or ".join(sorted({run.commit for run in runs})),
+        commit=code.named,
+        changed=f"\n{code.remark}\n" * bool(code.changed),
+        trained=trained_at(runs),
         words="".join(f" {word}" for word in asked.words),
         anonymous=ANONYMOUS if asked.names is not None else "",
     ).encode()
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     files[MANIFEST] = "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
     write_whole(out, zipped(files))
-    return [
+    uncommitted = [f"{code.remark} Commit them and make the bundle again."] if code.changed else []
+    return uncommitted + [
         f"{name}: {word} still stands in it; look whether it tells who you are"
         for name, data in sorted(files.items())
         if Path(name).suffix in TEXTS

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
+from analysis.claims import text as claims
+from analysis.claims.verdicts import Judged
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, LEVEL, RESAMPLES
 from analysis.tables import ledger
-from analysis.tables.cells import Table
+from analysis.tables.cells import Table, tried_text
 from analysis.tables.presentation import seeds_text
 
 SELECTION = {
-    "last": "the predictions after the last epoch: nothing was selected",
+    "last": "the predictions after the last epoch: no epoch was selected",
     "best": "the epoch of highest accuracy on val, the first one on ties; no test split selects anything",
 }
+METHOD = (
+    "Interval and p are of Student's t with Satterthwaite's degrees of freedom. The variance is that over the test "
+    "samples' sources, as resampling them gives it (samples of one source are one cluster), plus that over seeds."
+)
 PAGE = """\
 # Checklist
 
@@ -28,10 +35,11 @@ Answered by a program from the run folders in `runs/`. It says what they hold, a
 - `±` is the sample standard deviation over seeds (n - 1).
 - A row is tested against its twin: McNemar's exact test for one pair of runs and accuracy, else the paired bootstrap.
   Arrows mean p < {alpha}, uncorrected for the number of cells.
-
+{verdicts}
 ## Selection and tuning
 
 {selection}
+{tried}
 - Hyperparameters: every value of every run stands in `runs/*/recipe.yaml`. {apart}
 {departures}
 
@@ -46,7 +54,7 @@ Answered by a program from the run folders in `runs/`. It says what they hold, a
 
 ## Code and environment
 
-- Commits: {commits}.
+- The tables were made by the code {made_by}. The runs were trained at {trained}.
 - Packages: {versions}. All pinned packages: `environment/requirements.txt`.
 - Licence of the code: {code_licence}.
 
@@ -57,22 +65,34 @@ Answered by a program from the run folders in `runs/`. It says what they hold, a
 """
 
 
+def trained_at(runs: Sequence[Run]) -> str:
+    """Say at which commits runs were trained, and how many at each, the most first."""
+    commits = sorted(run.commit.replace("+changes", " with changes that no commit has") for run in runs)
+    counts = Counter(commits)
+    said = ", ".join(f"{commit} ({number} run{'s' * (number > 1)})" for commit, number in counts.most_common())
+    return f"commit{'s' * (len(counts) > 1)} {said}"
+
+
 def checklist(
     tables: Sequence[Table],
+    judged: Sequence[Judged],
     runs: Sequence[Run],
     lines: Sequence[ledger.Line],
     unfinished: Sequence[Run],
     licences: Mapping[str, str],
+    made_by: str,
     code_licence: str,
 ) -> str:
     """Return the checklist as Markdown.
 
     Args:
         tables: filled tables.
+        judged: the verdicts of those that name claims.
         runs: all that are in the bundle.
         lines: the ledger.
         unfinished: runs beside them that did not finish.
         licences: of data sets, by name, as the command says them.
+        made_by: which code made the tables, such as `at commit 0123abc`.
         code_licence: of the project.
     """
     changed = [(run.name, "; ".join(run.departures())) for run in runs]
@@ -83,13 +103,16 @@ def checklist(
         level=LEVEL,
         resamples=RESAMPLES,
         alpha=ALPHA,
+        verdicts="".join(f"{line}\n" for each in judged for line in _verdicts(each)),
         selection="\n".join(f"- {table.layout.name}: {SELECTION[table.layout.select]}." for table in tables),
+        tried="\n".join(_tried(tables)),
         apart=_apart(tables, runs),
         departures="\n".join(departures) or every,
         data="\n".join(_data(runs)),
         licences="\n".join(_licences(runs, licences)),
         compute="\n".join(f"- {said}" for said in _compute(lines, unfinished)),
-        commits=", ".join(sorted({run.commit for run in runs})),
+        made_by=made_by,
+        trained=trained_at(runs),
         versions=" | ".join(versions(runs)) or "not on record",
         code_licence=code_licence,
     )
@@ -110,6 +133,22 @@ def _apart(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     """Say how many runs no table counts: values that were tried, first stages, other tables' rows."""
     counted = {run.name for table in tables for chosen in table.runs.values() for run in chosen}
     return f"{sum(run.name not in counted for run in runs)} of the {len(runs)} runs are in none of the tables."
+
+
+def _verdicts(judged: Judged) -> Iterator[str]:
+    """Say how a table's claims were judged: the method, then what stands under the verdicts."""
+    yield f"- Verdicts in `tables/{judged.name}_verdicts.*`. {METHOD}"
+    yield from (f"  - {said}" for said in claims.legend(judged))
+
+
+def _tried(tables: Sequence[Table]) -> Iterator[str]:
+    """Say among how many values val chose those of each row, as the layouts state it."""
+    for table in tables:
+        for data in dict.fromkeys(column.data for column in table.layout.columns):
+            tried = table.layout.tried_on(data)
+            stated = f"val chose the recipes' values among so many: {tried_text(tried)}"
+            none = "the layout names no row for which val chose among several values"
+            yield f"- {table.layout.name}, on {data}: {stated if max(tried.values()) > 1 else none}."
 
 
 def versions(runs: Sequence[Run]) -> list[str]:

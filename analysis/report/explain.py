@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.inputs.runs import Run
 from analysis.tables.cells import Cell, Table
+from analysis.tables.presentation import p_text
 from ifl.metrics import ScoredPredictions
 from recipes.common.cli import nearest
 from recipes.table_layout import Column, Layout
@@ -166,7 +167,7 @@ def explanation_lines(fact: dict[str, Any]) -> list[str]:
         said.append(
             f"twin    {100 * twin['difference']:+.2f} against {twin['label']} "
             f"[{100 * twin['interval'][0]:+.2f}, {100 * twin['interval'][1]:+.2f}], "
-            f"p = {twin['p']:.2g} ({twin['method']}, {twin['samples']} samples{counts})"
+            f"p = {p_text(twin['p'])} ({twin['method']}, {twin['samples']} samples{counts})"
         )
     said.append(f"runs    {len(fact['runs'])}")
     for run in fact["runs"]:

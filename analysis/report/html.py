@@ -21,7 +21,7 @@ from analysis.tables.agreement import agreement_sentence
 from analysis.tables.captions import caption
 from analysis.tables.cells import Cell, Table
 from analysis.tables.ledger import EVERY, HEADS, Line, by_table, notes, shown
-from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, percent, ranks
+from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, minus, p_text, percent, ranks
 from recipes.common.json_text import NotJson, parse_json
 from recipes.table_layout import plain_text
 
@@ -58,6 +58,7 @@ def page(
     """
     place = {run.name: index for index, run in enumerate(runs)}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["minus"] = minus
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         about=(
@@ -165,6 +166,8 @@ def _cell_facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
         for column in range(len(table.layout.columns)):
             fact = explain_cell(table, row, column, read)
             kept = {key: fact[key] for key in ("mean", "std", "interval", "state", "paper", "twin")}
+            if kept["twin"]:
+                kept["twin"] = {**kept["twin"], "p": p_text(kept["twin"]["p"])}
             said = [notes[note] for note in fact["notes"] if note in notes]
             of = [
                 {"run": place[run["name"]], **{key: run[key] for key in ("seed", "value", "right", "samples")}}

@@ -45,7 +45,8 @@ _HEAD = (
     r""" % the same bytes every time
 \renewcommand{\topfraction}{0.95}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.6}
 \setcounter{topnumber}{4}\setcounter{totalnumber}{6}
-\makeatletter\def\fps@table{!htbp}\def\fps@figure{!htbp}\setlength{\@fptop}{0pt}\makeatother
+\makeatletter\def\fps@table{!htp}\def\fps@figure{!htp}
+\setlength{\@fptop}{0pt}\setlength{\@fpsep}{16pt}\setlength{\@fpbot}{0pt plus 1fil}\makeatother
 \renewcommand{\cite}[2][]{[#2]}\let\citep\cite\let\citet\cite % there is no bibliography
 \renewcommand{\arraystretch}{0.94}
 \begin{document}

@@ -15,7 +15,7 @@ from analysis.inputs import frame
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, Resamples
 from analysis.tables import cells, ledger
-from analysis.tables.cells import Cell, Table
+from analysis.tables.cells import Cell, Table, tried_text
 from analysis.tables.presentation import MISSING, baseline_mark, row_groups
 from analysis.tables.text import plain
 from recipes.table_layout import available, load_layout
@@ -37,7 +37,7 @@ A test compares this page with what the command writes, so change the runs or th
 Words such as CLT, twin and budget are explained in [README.md](../README.md#words).
 
 - **{count} runs** are behind the page: {regime}.
-  The regime was chosen by the baseline alone ([small-sets.md](small-sets.md)).
+{search}
 - Numbers are percent after the last epoch, overall accuracy \\| precision: the mean over seeds ± the standard
   deviation. In brackets: the number of seeds, where it is not the one that the table asks for.
 - ↑ and ↓: above and below the twin, which is the same method without IFL, with p < {alpha} from {fewest} seeds on,
@@ -86,6 +86,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
         out=out,
         count=len(runs),
         regime=_regime(runs),
+        search=_search(made, sets[0]),
         alpha=ALPHA,
         fewest=FEWEST_SEEDS,
         tables="\n".join(_section(table) for table in made),
@@ -125,6 +126,20 @@ def _regime(runs: Sequence[Run]) -> str:
         f"most trained for {usual('schedule.epochs')} epochs in batches of {usual('batch.size')} with momentum "
         f"{usual('optim.momentum')}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}"
     )
+
+
+def _search(made: Sequence[Table], data: str) -> str:
+    """Say what chose the values with which the runs trained, and among how many."""
+    tried: dict[str, int] = {}
+    for table in made:
+        tried = {**table.layout.tried_on(data), **tried}
+    said = "Epochs and batch were chosen by the baseline alone ([small-sets.md](small-sets.md))."
+    if max(tried.values()) > 1:
+        said += (
+            f" Then val chose for each method without IFL, among so many values: {tried_text(tried)}. With IFL the "
+            "method keeps them."
+        )
+    return textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _section(table: Table) -> str:

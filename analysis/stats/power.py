@@ -59,16 +59,17 @@ def smallest_effect(error: float, freedom: float, level: float) -> float:
 
 
 def with_seeds(found: Difference, seeds: int) -> tuple[float, float]:
-    """Return the standard error and the degrees of freedom with as many seeds in both rows.
+    """Return the standard error and the degrees of freedom with as many seeds in both rows, or as many pairs of runs.
 
-    The spread of a run is taken to be the same in both.
+    The spread of a run is taken to be the same in both rows.
     """
-    first, second = found.runs
-    of_a_run = (found.variance - found.of_samples) / (1 / first + 1 / second)
-    of_seeds = 2 * of_a_run / seeds
+    parts = len(found.runs)
+    of_a_run = (found.variance - found.of_samples) / sum(1 / runs for runs in found.runs)
+    of_seeds = parts * of_a_run / seeds
     variance = found.of_samples + of_seeds
-    squares = of_seeds**2 / (2 * (seeds - 1)) + found.of_samples**2 / max(found.sources - 1, 1)
-    return math.sqrt(variance), variance**2 / squares if squares else 1.0
+    squares = of_seeds**2 / (parts * (seeds - 1)) + found.of_samples**2 / max(found.sources - 1, 1)
+    most = float(parts * (seeds - 1))
+    return math.sqrt(variance), min(most, variance**2 / squares) if squares else most
 
 
 def seeds_needed(found: Difference, effect: float, level: float) -> int | None:

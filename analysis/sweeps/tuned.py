@@ -16,13 +16,14 @@ import pandas as pd
 
 from analysis.inputs.frame import VAL
 from analysis.inputs.runs import Run
-from analysis.sweeps.values import differing_keys, order_of, texts
+from analysis.sweeps.values import differing_keys, order_of, shown, texts
 from analysis.tables.cells import RowRuns, what_differs
 from analysis.tables.matching import Source
 from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.folders import DIGESTS
 from recipes.resolve import FIRST
-from recipes.sweeps.grid import Grid, read_grid
+from recipes.sweeps.grid import Grid, of_training, read_grid
 from recipes.table_layout import PROTOCOLS, Layout, Row
 
 AS_IT_IS = "its own values"
@@ -97,6 +98,7 @@ def _search(
 ) -> Search:
     search = Search()
     of_row = [run for run in _runs_of(layout, row, source, runs) if run.seed in layout.seeds_of(row)]
+    of_row = _without_repeats(of_row, layout.words(row, source))
     for label, members in _grouped(layout, row, source, of_row, grid).items():
         counted = [run for run in members if run.finished and run.name in val]
         search.notes += [
@@ -166,6 +168,8 @@ def _runs_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> l
 
 def _grouped(layout: Layout, row: Row, source: Source, runs: Sequence[Run], grid: Grid | None) -> dict[str, list[Run]]:
     """Group runs by their values, in the grid's order: {label: runs}; a point of the grid may have none."""
+    if grid is not None and grid.is_of_training and runs and not any(map(_trains, runs)):
+        return {AS_IT_IS: list(runs)}
     if grid is not None:
         place = {run.name: _place(layout, row, source, run, grid) for run in runs}
         return {
@@ -182,6 +186,26 @@ def _grouped(layout: Layout, row: Row, source: Source, runs: Sequence[Run], grid
         words = (f"{key}={text}" for key, text in zip(keys, texts(run, keys), strict=True))
         found.setdefault(" ".join(words) or AS_IT_IS, []).append(run)
     return found
+
+
+def _without_repeats(runs: Sequence[Run], words: Sequence[str]) -> list[Run]:
+    """Leave out runs that train nothing and differ from another in values of training alone: their numbers are its.
+
+    Args:
+        runs: of a row.
+        words: the row's command; the run of these stays, else the one with the first name.
+    """
+    kept: dict[object, Run] = {}
+    for run in sorted(runs, key=lambda run: (not run.is_current(words), run.name)):
+        judged = {key: shown(value) for key, value in run.values.items() if not of_training(key)}
+        kept.setdefault(run.name if _trains(run) else (run.seed, tuple(judged.items())), run)
+    return [run for run in runs if run in kept.values()]
+
+
+def _trains(run: Run) -> bool:
+    """Say whether a run trains; another judges a run's weights, or the network's start."""
+    values = run.values
+    return not values.get("method.eval_of") and declaration(str(values.get("method.name"))).TRAINS != "nothing"
 
 
 def _noted_grid(runs: Sequence[Run]) -> Grid | None:

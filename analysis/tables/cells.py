@@ -142,7 +142,8 @@ def fill_table(
             line.append(replace(cell, paper=published.number_at(numbers, row, column)))
         cells.append(line)
     unused = _runs_without_row(layout, runs)
-    notes = [*lacking, *_mark_other_samples(layout, cells, resamples), *notes, *(note for note, _ in unused)]
+    compared = [*_unequal_search(layout), *_mark_other_samples(layout, cells, resamples)]
+    notes = [*lacking, *compared, *notes, *(note for note, _ in unused)]
     notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
     groupings = {run.grouping for chosen in counted.values() for run in chosen}
@@ -315,6 +316,27 @@ def _mark_other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resa
                 if line[index].runs:
                     line[index] = replace(line[index], marked=True, notes=(*line[index].notes, note))
     return notes
+
+
+def tried_text(tried: Mapping[str, int]) -> str:
+    """Write among how many values val chose for each row, such as `TADE 8, RIDE 4, each other 1`.
+
+    Args:
+        tried: as `Layout.tried_on` returns it.
+    """
+    several = [f"{label} {count}" for label, count in tried.items() if count > 1]
+    return ", ".join([*several, *(["each other 1"] if 1 in tried.values() else [])])
+
+
+def _unequal_search(layout: Layout) -> list[str]:
+    """Say of each data set where val chose among more values for some rows than for others."""
+    searches = {data: layout.tried_on(data) for data in dict.fromkeys(column.data for column in layout.columns)}
+    return [
+        f"unequal search, which favours rows that were given more: on {data} val chose among so many values: "
+        f"{tried_text(tried)}"
+        for data, tried in searches.items()
+        if len(set(tried.values())) > 1
+    ]
 
 
 def _fill_cell(

@@ -21,6 +21,7 @@ from analysis.tables.presentation import (
     blocks,
     few_seeds_remark,
     header_levels,
+    minus,
     more_images_remark,
     percent,
     row_groups,
@@ -249,7 +250,10 @@ def shape_summary(table: Table) -> str:
                         subset,
                         list(
                             itertools.chain(
-                                *(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)
+                                *(
+                                    (escape(minus(cell)) for cell in at.get((subset, metric), ("",) * len(HEADS)))
+                                    for metric in metrics
+                                )
                             )
                         ),
                     )

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.inputs.compute import Spent, source_of, spent
+from analysis.inputs.compute import Spent, spent
 from analysis.inputs.runs import Run
 from analysis.tables.cells import Table
 from analysis.tables.latex import escape
@@ -26,6 +26,7 @@ FIELDS = (
     "starts",
     "starts_without_end",
     "runs_without_events",
+    "runs_with_evaluator",
     "images",
     "wall_hours",
     "rank_hours",
@@ -47,8 +48,9 @@ LEGEND = (
     "first stage is shown in each row that needs it and counted once in a whole."
 )
 AT_LEAST = (
-    "An asterisk marks a lower bound: the log of starts, the end of one, or a first stage is not on record. Of a run "
-    "without that log the time of the steps that were kept counts."
+    "An asterisk marks a lower bound: the log of starts, the end of one, a first stage, or the hours of an evaluator "
+    "beside a run (log.eval=job) are not on record. Of a run without that log the time of the steps that were kept "
+    "counts."
 )
 
 
@@ -60,6 +62,7 @@ class Sum:
     starts: int = 0
     unended: int = 0
     unlogged: int = 0
+    evaluated_apart: int = 0
     images: int = 0
     seconds: float = 0.0
     rank_seconds: float = 0.0
@@ -94,7 +97,8 @@ class Line:
     @property
     def is_bound(self) -> bool:
         """Whether more was spent than the folders tell."""
-        return any(one.unended or one.unlogged for one in (self.own, self.first)) or bool(self.not_here)
+        sums = (self.own, self.first)
+        return any(one.unended or one.unlogged or one.evaluated_apart for one in sums) or bool(self.not_here)
 
 
 def ledger(tables: Sequence[Table], runs: Sequence[Run]) -> list[Line]:
@@ -131,7 +135,7 @@ def _first_stages(names: Iterable[str], known: Mapping[str, Run]) -> tuple[set[s
     waiting = list(own)
     while waiting:
         name = waiting.pop()
-        source = source_of(known[name]) if name in known else ""
+        source = known[name].builds_on if name in known else ""
         if source and source not in found:
             found.add(source)
             waiting.append(source)
@@ -144,6 +148,7 @@ def _sum(costs: Sequence[Spent]) -> Sum:
         starts=sum(cost.starts for cost in costs),
         unended=sum(cost.unended for cost in costs),
         unlogged=sum(not cost.logged for cost in costs),
+        evaluated_apart=sum(cost.evaluated_apart for cost in costs),
         images=sum(cost.images for cost in costs),
         seconds=sum(cost.seconds for cost in costs),
         rank_seconds=sum(cost.rank_seconds for cost in costs),
@@ -165,6 +170,7 @@ def csv(lines: Iterable[Line]) -> str:
             [
                 *(line.table, line.row, line.recipe, line.budget),
                 *(own.runs, own.starts, own.unended + first.unended, own.unlogged + first.unlogged),
+                own.evaluated_apart + first.evaluated_apart,
                 own.images,
                 *(f"{seconds / HOUR_S:.6f}" for seconds in (own.seconds, own.rank_seconds)),
                 *(first.runs, first.images, f"{first.rank_seconds / HOUR_S:.6f}", len(line.not_here)),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from analysis.labels import shortened
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
@@ -32,6 +35,17 @@ METRICS = {"ece": "ECE", "f1": "F1", "harmonic": "Harmonic mean", "worst": "Wors
 def percent(cell: Cell) -> str | None:
     """Print the mean in percent with two decimals; None for an empty cell."""
     return None if cell.mean is None else f"{100 * cell.mean:.2f}"
+
+
+def p_text(p: float) -> str:
+    """Print a p in two digits, and near the level in as many as tell on which side of it p is."""
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if np.sign(float(text) - ALPHA) == np.sign(p - ALPHA))
+
+
+def minus(text: str) -> str:
+    """Write a minus sign before the negative numbers of a cell, instead of the hyphen that programs read."""
+    return re.sub(r"(^|(?<= ))-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 BASELINE_LEGEND = (

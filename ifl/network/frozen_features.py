@@ -24,7 +24,7 @@ from ifl.distributed.consistency import digest as digest_of_tensors
 from ifl.engine import is_first_on_node
 from ifl.network.backbone import feature_dim_of
 from ifl.network.network import Network
-from recipes.code_digest import code_digests
+from recipes.code.digest import code_digests
 from recipes.common.files import write_json
 from recipes.common.syntax_tree import digest, meaning
 from recipes.declarations import declaration

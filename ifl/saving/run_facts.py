@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ifl.saving.provenance import PROJECT, git_in, uncommitted
 from recipes.backbones.facts import library_of, question
-from recipes.code_digest import FOLDERS, ROOMS, code_digests, code_files
+from recipes.code.checkout import PROJECT, git_in, uncommitted
+from recipes.code.digest import FOLDERS, ROOMS, code_digests, code_files
 from recipes.common import search_path
 from recipes.resolve import source_of
 from recipes.schema import Recipe

@@ -87,12 +87,21 @@ class Profile(NoProfile):
         wall_s, profiled = time.perf_counter() - self._began, self._profile
         profiled.stop()
         self._profile = None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        profiled.export_chrome_trace(str(self._folder / f"trace-{self._began_at:06d}-rank-{self._comm.rank}.json.gz"))
+        self._write(profiled)
         steps = done - self._began_at
         ranks = self._comm.gather_objects(self._seconds(profiled, wall_s, steps), self._device)
         slowest = max(range(len(ranks)), key=lambda rank: sum(ranks[rank][name] for name in OWN))
         return {"first": self._began_at, "steps": steps, "ranks": ranks, "slowest": slowest}
+
+    def _write(self, profiled: profile) -> None:
+        """Write the trace; a run does not end, and no rank leaves the others, for want of it."""
+        path = self._folder / f"trace-{self._began_at:06d}-rank-{self._comm.rank}.json.gz"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            profiled.export_chrome_trace(str(path))
+        except OSError as error:
+            why = error.strerror or error
+            print(f"log.profile: the trace {path} cannot be written ({why}); metrics.jsonl has the phases", flush=True)
 
     @contextlib.contextmanager
     def _marked(self, name: str) -> Iterator[None]:

@@ -45,6 +45,8 @@ REFUSED: Mapping[str, str] = {
 CONTAINER = "the site file's key `container:` is the place for containers"
 OF_GPUS = ("gpu-", "mem-per-gpu")
 """Beginnings of options that mean nothing, or are refused by sbatch, in a job without GPUs."""
+OF_A_START = ("hold", "begin")
+"""Options about when a run's job may start; what that job submits itself starts with it."""
 MEMORY = ("mem-per-cpu", "mem-per-gpu")
 """SLURM takes one of these and mem."""
 SIGNS = "_ . , : ; = / @ + & | * [ ] ( ) { } ~ ! ^ -"
@@ -59,6 +61,24 @@ SHORT = {
     **{"w": "nodelist", "x": "exclude"},
 }
 """sbatch's options of one letter."""
+OF_ALL_VERSIONS = (
+    "account acctg-freq array batch bb bbf begin chdir cluster-constraint clusters comment constraint container "
+    "contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency "
+    "distribution error exclude exclusive export export-file extra-node-info get-user-env gid gpu-bind gpu-freq gpus "
+    "gpus-per-node gpus-per-socket gpus-per-task gres gres-flags help hint hold ignore-pbs input job-name "
+    "kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network "
+    "nice no-kill no-requeue nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node "
+    "ntasks-per-socket open-mode output overcommit oversubscribe parsable partition prefer priority profile "
+    "propagate qos quiet reboot requeue reservation signal sockets-per-node spread-job switches test-only "
+    "thread-spec threads-per-core time time-min tmp uid usage use-min-nodes verbose version wait wait-all-nodes wckey "
+    "wrap"
+)
+"""Options of sbatch from 22.05 on; its help leaves some out, as hint where the cluster does not bind tasks."""
+OF_SOME_VERSIONS = (
+    "consolidate-segments container-id extra oom-kill-step power resv-ports segment spread-segments stepmgr tres-bind "
+    "tres-per-task"
+)
+"""Options that some version has and another has not: they count where no sbatch is here to be asked."""
 
 
 def spelled(options: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -126,6 +146,12 @@ def shown(options: Mapping[str, Any]) -> str:
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are to be set."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def on_one_node(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without a list of several nodes, all of which a job would have to get."""
+    several = ("nodefile", *(["nodelist"] if re.search(r"[,\[ ]", str(options.get("nodelist", ""))) else []))
+    return {name: value for name, value in options.items() if name not in several}
 
 
 def mapping(options: Any) -> Any:

@@ -13,12 +13,20 @@ from typing import Any
 
 from recipes.common.errors import RecipeError
 from recipes.layers import annotation_of, parse_words
+from recipes.resolve import OF_THE_FIRST, first_words, of_the_first, without_first
 from recipes.table_layout import key_fault, value_fault
 from recipes.values import as_typed
 
 KEY = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*"
 MOST = 10_000
 """The most points of a grid: more are a slip, and would be listed one by one."""
+HANDED_ON = ("optim.precision", "batch.budget")
+"""What of the sections on training a run hands on to the run that it judges (`recipes.resolve.source_words`)."""
+
+
+def of_training(key: str) -> bool:
+    """Say whether a science key says how a run trains, and nothing of the runs that it judges or starts from."""
+    return key.partition(".")[0] in OF_THE_FIRST and key not in HANDED_ON
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Grid:
     axes: tuple[tuple[str, int], ...]
     points: tuple[Point, ...]
 
+    @property
+    def is_of_training(self) -> bool:
+        """Whether all of its values say how a run trains: they change no number of one that trains nothing."""
+        return all(map(of_training, (key for key, _ in self.axes)))
+
     def __str__(self) -> str:
         axes = " x ".join(f"{key} ({count})" for key, count in self.axes)
         return f"{axes}, {len(self.points)} point{'s' * (len(self.points) > 1)}"
@@ -60,8 +73,8 @@ def read_grid(text: str) -> Grid:
     """Read what stands behind `grid=`.
 
     Raises:
-        RecipeError: it has another form, a key is no science key of a recipe or is there twice, a value is not legal,
-            or there are too many points.
+        RecipeError: it has another form, a key is no science key of a recipe, nor `first.` and one that can be set of
+            a first stage, or is there twice, a value is not legal, or there are too many points.
     """
     axes: dict[str, list[tuple[str, Any]]] = {}
     for part in re.split(rf"\+(?={KEY}:)", text):
@@ -71,7 +84,7 @@ def read_grid(text: str) -> Grid:
                 f"grid={text} is not legal: keys with their values are, with + between keys, such as "
                 "grid=optim.lr:.05,.1,.2+optim.momentum:0,.9"
             )
-        if fault := key_fault(key):
+        if fault := _key_fault(key):
             raise RecipeError(f"grid={text}: {fault}")
         if key in axes:
             raise RecipeError(f"grid={text}: {key} is there twice; once, with all its values, is legal")
@@ -106,9 +119,22 @@ def _read(grid: str, key: str, text: str) -> Any:
     Raises:
         RecipeError: it is not legal there.
     """
-    value: Any = parse_words([f"{key}={text}"])
-    for part in key.split("."):
+    own = without_first(key)
+    value: Any = parse_words([f"{own}={text}"])
+    for part in own.split("."):
         value = value[part]
-    if fault := value_fault(key, value, f"grid={grid}"):
-        raise RecipeError(" ".join(fault.split()))
-    return as_typed(value, annotation_of(key))
+    if fault := value_fault(own, value, f"grid={grid}"):
+        raise RecipeError(" ".join((fault if own == key else of_the_first(fault)).split()))
+    return as_typed(value, annotation_of(own))
+
+
+def _key_fault(key: str) -> str:
+    """Say that a key is none that a grid may have; empty where it is one."""
+    own = without_first(key)
+    if fault := key_fault(own):
+        return fault if own == key else of_the_first(fault)
+    try:
+        first_words([f"{key}="])
+    except RecipeError as error:
+        return str(error)
+    return ""

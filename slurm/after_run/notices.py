@@ -109,10 +109,17 @@ def _run(command: Sequence[str], line: bytes) -> str:
     return "" if code == 0 else f"it ended with code {code}"
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for a refusal: urllib would follow it by a GET, without the line."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
 def _post(address: str, line: bytes) -> str:
     request = urllib.request.Request(address, line, {"Content-Type": "application/json"}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=LIMIT_S):
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=LIMIT_S):
             return ""
     except urllib.error.HTTPError as error:
         return f"it answers {error.code}"

@@ -23,7 +23,7 @@ from recipes.common.files import sync_folder, write_json
 from slurm.cluster.batch_job import BatchJob, link_line
 from slurm.cluster.needs import NEEDS
 from slurm.cluster.packed import OVER
-from slurm.cluster.sbatch import AWAITED, begins_evaluator, gpu_options, parameters, step_gpus
+from slurm.cluster.sbatch import AWAITED, begins_evaluator, done_guard, gpu_options, parameters, step_gpus
 from slurm.job import TrainJob
 from slurm.monitoring.run_state import ARRAYS, Job, is_in
 from slurm.nodes import site_limits
@@ -159,7 +159,8 @@ def array_job(
     given["additional_parameters"] |= slurm.options
     if slurm.gpus_per_node:
         given["gpus_per_node"] = slurm.gpus_per_node
-    guard, *lines = given["setup"]  # the guard is each run's, and all else is done once
+    guard = done_guard('"$run"', code, start)  # each run's, and all else is done once
+    lines = [line for line in given["setup"] if line != guard]
     if look := (own or {}).get("look"):  # packed runs measure a disk side by side
         lines += site_limits.exported(look._replace(folder_mb_s=None, disk_mb_s=None))
     packed = {**given, "setup": lines, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}

@@ -211,7 +211,7 @@ def _job(build: Build, stage: Stage, code: Path, after: str | None) -> BatchJob:
     """Return a stage's job; only a stage called features asks for a GPU, and for one."""
     work, asked_for = build.work, stage.slurm
     start = rank_start(stage.site.own, code, _folders(build))
-    slurm = asked_for.with_gpus(1 if stage.name == "features" and asked_for.gpus else 0)
+    slurm = asked_for.on_one_node().with_gpus(1 if stage.name == "features" and asked_for.gpus else 0)
     optional = {"gpus_per_node": slurm.gpus_per_node, "dependency": f"afterany:{after}" if after else None}
     parameters = {
         **asked(slurm, start),

@@ -78,8 +78,8 @@ def parameters(
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
-            done_guard(own, code, start),
             *setup_lines(recipe.slurm.modules, setup, code),
+            done_guard(own, code, start),
             *start.lines,
             *(
                 f"[ -e {need}/done ] || {start.outside} -m slurm.cluster.needs {own} {need} || exit 0"
@@ -99,13 +99,13 @@ def parameters(
 
 
 def done_guard(own: str, code: Path, start: RankStart) -> str:
-    """Return the shell line by which a job of a finished run leaves, before modules and setup lines.
+    """Return the shell line by which a job of a finished run leaves, behind what its Python may need to start.
 
     SLURM may start it again, and may have ended it before all was done that follows a run's end.
     """
-    at = shlex.quote(str(code))  # where Python looks first, whatever its options
-    after = f"cd {at}; PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"
-    return f"[ ! -e {own}/done ] || {{ {after}; exit 0; }}"
+    at = shlex.quote(str(code))  # where Python looks first, whatever its options; perhaps removed since the end
+    after = f"PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"
+    return f"[ ! -e {own}/done ] || {{ cd {at} || exit 0; {after}; exit; }}"
 
 
 def batch_job(
@@ -165,7 +165,7 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
     recipe, own = run.recipe, site.for_evaluator(run.recipe)
     slurm = site.asked_of_evaluator(recipe.slurm.share(pack * recipe.tasks // recipe.nodes))
     start = rank_start(own.own, code, folders_of(recipe))
-    at, folder, log = (shlex.quote(str(code)), shlex.quote(str(run.folder)), run.folder / "log" / evaluator.LOG)
+    folder, log = shlex.quote(str(run.folder)), run.folder / "log" / evaluator.LOG
     given = asked(slurm, start)
     given["additional_parameters"] |= {"output": log, "error": log}
     parameters = {
@@ -175,9 +175,10 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
         "ntasks_per_node": 1,
         "use_srun": False,
         "setup": [
-            f"(cd {at}; PYTHONPATH={at} {start.outside} -m slurm.evaluator needed {folder}) || exit 0",
+            *evaluator.until_started(run.folder),
             *setup_lines(slurm.modules, own.setup, code),
             *start.lines,
+            f"{start.outside} -m slurm.evaluator needed {folder}; {evaluator.STARTED}",
             *threads(recipe.slurm),
             f"{start.outside} -m slurm.evaluator watch {folder} &",
         ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.locks import locked
 from recipes.schema import Recipe
 from slurm import environment
-from slurm.monitoring.run_state import is_finished, nothing_to_do
+from slurm.monitoring.run_state import cluster_name, is_finished, main_id, not_asked, nothing_to_do
 from slurm.planning.arrays import Array, arrays, plain_jobs, shown
 from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
 from slurm.site_file import Site
@@ -82,11 +83,24 @@ def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
         begin([run.folder for run in runs], runs[0].command, site.own)
     jobs = dict(plan.jobs)
     for array in plan.arrays:
-        before = dict.fromkeys(jobs[other] for other in array.after)
+        before = awaited([jobs[other] for other in array.after], plan.live)
         condition = f"afterany:{':'.join(before)}" if before else None
         jobs |= _submit_one(array, site, condition)
     if plan.left_out:
         print(plan.left_out, flush=True)
+
+
+def awaited(jobs: Sequence[str], live: frozenset[str]) -> list[str]:
+    """Return the ids of jobs to wait for, each once: an array's own, where all its elements that live are among them.
+
+    Args:
+        jobs: the ids.
+        live: those of all jobs that have not ended.
+    """
+    others = [main_id(job) for job in live - {*jobs}]
+    together = Counter(map(main_id, {*jobs}))
+    whole = {array for array, elements in together.items() if elements > 1 and array not in others}
+    return list(dict.fromkeys(main_id(job) if main_id(job) in whole else job for job in jobs))
 
 
 def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, str]:
@@ -112,10 +126,11 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
     if not array.alone:
         write_elements(array, asked.folder)
     job = asked.submit()
+    cluster = {"cluster": name} if (name := cluster_name()) else {}
     for number in array.numbers:
         for run in array.elements[number]:
             id_ = job if array.alone or job is None else f"{job}_{number}"
-            named = {} if array.alone else {"array": asked.name}
+            named = cluster if array.alone else {**cluster, "array": asked.name}
             needs = [need.name for need in run.needs if not is_finished(need)]
             append_event(run.folder, "submitted", incarnation=LAUNCHER, job=id_, code=code.name, needs=needs, **named)
             if not array.alone and job is not None:
@@ -211,6 +226,7 @@ class _Plan:
         arrays: what is to be submitted, in order.
         settled: the state of each run, or run that one needs, that is not to be submitted.
         jobs: the jobs of those that are in the queue.
+        live: the ids of all jobs in the queue that have not ended.
         left_out: what is not submitted for want of room in the queue, in a sentence.
     """
 
@@ -218,6 +234,7 @@ class _Plan:
     arrays: list[Array]
     settled: dict[Path, str]
     jobs: dict[Path, str]
+    live: frozenset[str] = frozenset()
     left_out: str = ""
 
 
@@ -228,6 +245,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
 
     known = queue()
     finished = finished_of(runs)
+    live = frozenset(job for job, said in (known or {}).items() if said.state not in ENDED)
     settled = dict.fromkeys(finished, "finished")
     jobs: dict[Path, str] = {}
     folders = dict.fromkeys(folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished)
@@ -236,7 +254,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
         state = state_of(folder, events, known)
         if state == "unknown":
             raise RecipeError(
-                f"SLURM does not answer (squeue), so nothing was submitted: {folder.name} may be in its queue already"
+                f"{not_asked(events)}, so nothing was submitted: {folder.name} may be in its queue already"
             )
         if state in LIVE:  # perhaps on this machine
             settled[folder] = state
@@ -247,7 +265,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
     together = sum(run.folder not in jobs for run in left) > 1 and any(run.recipe.slurm.arrays for run in left)
     steps = schedule(left, finished, queued, None if together else at_once)
     if not together:
-        return _Plan(steps, plain_jobs(steps), settled, jobs)
+        return _Plan(steps, plain_jobs(steps), settled, jobs, live)
     asked: dict[tuple[str | None, ...], Limits] = {}
 
     def allowed(run: Run) -> Limits:  # runs may differ in their accounts, by the site file's `for:`
@@ -266,9 +284,8 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
         size,
         pack,
     )
-    live = sum(job.state not in ENDED for job in (known or {}).values())
-    fitting, left_out = _fitting(planned, allowed, live)
-    return _Plan(steps, fitting, settled, jobs, left_out)
+    fitting, left_out = _fitting(planned, allowed, len(live))
+    return _Plan(steps, fitting, settled, jobs, live, left_out)
 
 
 def _request(run: Run, site: Site) -> str:

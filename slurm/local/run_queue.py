@@ -180,7 +180,7 @@ def _refuse_queued(runs: Sequence[Run]) -> None:
     Raises:
         RecipeError: one of the runs has a job in SLURM's queue, or may have one.
     """
-    from slurm.monitoring.run_state import ENDED, job_of, queue, state_of
+    from slurm.monitoring.run_state import ENDED, job_of, not_asked, queue, state_of
 
     known = queue()
     for run in runs:
@@ -193,6 +193,4 @@ def _refuse_queued(runs: Sequence[Run]) -> None:
                 f"cancel={folder}` ends it, then cluster={run.recipe.cluster} can go on"
             )
         if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
-            raise RecipeError(
-                f"SLURM does not answer (squeue), so nothing was started: {folder.name} may be in its queue"
-            )
+            raise RecipeError(f"{not_asked(events)}, so nothing was started: {folder.name} may be in its queue")

@@ -16,7 +16,7 @@ SHOWN = 3
 
 def other_commits(folders: Iterable[Path]) -> str:
     """Say it in one line; empty where no run was, or where a commit is not known."""
-    from ifl.saving.provenance import commit
+    from recipes.code.checkout import commit
 
     made: dict[str, list[str]] = {}
     for folder in folders:

@@ -37,6 +37,7 @@ ENDED = (
 HELD = r"HOLD|Hold|[Hh]eld|SPECIAL_EXIT"
 """SLURM's states and reasons of a job that waits to be released; not `QOSUsageThreshold`."""
 STUCK_AFTER_S = 600.0
+ANSWER_S = 20.0
 
 
 class Job(NamedTuple):
@@ -236,6 +237,27 @@ def nothing_to_do(folder: Path, state: str = "finished") -> str:
     return f"{folder} is {state}: nothing to do" + (f"; {gone}" if gone else "")
 
 
+@functools.cache
+def cluster_name() -> str:
+    """Return the name of the cluster whose queue is asked here; empty where SLURM does not tell."""
+    said = environment.answer(("scontrol", "show", "config"), ANSWER_S)[1]
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
+    """Return the cluster that the run's last job was submitted on, where it is not asked here and may have the job."""
+    last: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
+    cluster = str(last.get("cluster", ""))
+    return cluster if cluster and not is_over(events) and cluster != cluster_name() else ""
+
+
+def not_asked(events: Sequence[Mapping[str, Any]]) -> str:
+    """Say which queue could not be asked for a run that is `unknown`."""
+    cluster = elsewhere(events)
+    return f"the queue of cluster {cluster} is not asked from here" if cluster else "SLURM does not answer (squeue)"
+
+
 def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, Job] | None) -> str:
     """Return the run's state, by the first that knows: `done`, the local lock, the queue, the last event."""
     if (folder / "done").exists():
@@ -243,16 +265,15 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     events = _of_the_run(events)
     if is_held(folder / "lock"):
         return _moving(folder)
-    cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
-    said = "cancelled" if cancelled else _said(events[-1]) if events else "new"
+    if elsewhere(events):
+        jobs = None
+    said = _said_last(events)
     if jobs is None and _has_been_submitted(events):
         return said if is_over(events) else "unknown"
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
     if known is None:
-        if said == "submitted" and events[-1].get("job") is None and time.time() - events[-1]["time"] < TELLS_S:
-            return "unknown"
-        return "lost" if said in ("start", "submitted", "requeue") else said
+        return _without_a_job(events, said)
     if known.state == "DependencyNeverSatisfied":
         return "blocked"
     if re.search(HELD, known.state):
@@ -266,6 +287,12 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     if known.state in ENDED:
         return "failed" if said in ("start", "submitted", "requeue", "stopped") else said
     return _of_a_live_job(folder, events, known, said)
+
+
+def _without_a_job(events: Sequence[Mapping[str, Any]], said: str) -> str:
+    if said == "submitted" and events[-1].get("job") is None and time.time() - events[-1]["time"] < TELLS_S:
+        return "unknown"
+    return "lost" if said in ("start", "submitted", "requeue") else said
 
 
 def _of_a_live_job(folder: Path, events: Sequence[Mapping[str, Any]], job: Job, said: str) -> str:
@@ -284,6 +311,13 @@ def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
     events = _of_the_run(events)
     final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
     return bool(events) and (events[-1].get("verdict") in final or events[-1]["event"] == "waiting")
+
+
+def _said_last(events: Sequence[dict[str, Any]]) -> str:
+    """Return the state that a run's events speak of; `cancelled` stays, whatever ranks say on their way out."""
+    if any(event.get("verdict") == "cancelled" for event in since_submitted(events)):
+        return "cancelled"
+    return _said(events[-1]) if events else "new"
 
 
 def _said(event: Mapping[str, Any]) -> str:

@@ -22,8 +22,11 @@ FORGET_S = 86400.0
 """A node is forgotten after so long: somebody may have mended it."""
 SHARE = 0.1
 """Of a partition's nodes, at most this share is left out, and always one."""
-OUT = r"down|drain|fail|error|unk|maint|inval|future|.*\*"
-"""States of nodes that take no job, as sinfo writes them; an asterisk says that a node does not answer."""
+OUT = r"down|drain|fail|error|unk|maint|inval|future|reserved|block|.*[*$]"
+"""States of nodes that take no job, as sinfo writes them, or not that of everybody: those of a reservation.
+
+An asterisk says that a node does not answer, and a dollar sign that it is reserved to be mended.
+"""
 
 
 def bad_nodes(events: "Sequence[Mapping[str, Any]]", slow_too: bool, now: "float | None" = None) -> "dict[str, str]":
@@ -132,11 +135,45 @@ def _usable(known: "Mapping[str, str]", ask: "Asking") -> "dict[str, str]":
     if not plain or any(asked[key] not in ("", "(null)") for key in ("ReqNodeList", "Reservation")):
         return {}
     enough = any if "|" in asked["Features"] else all
-    kind = re.search(r"gpu:([A-Za-z][\w.-]*)", known.get("TresPerNode", ""))
-    code, said, _ = ask("sinfo", "-h", "-N", "-o", "%N %T %f %G", "-p", known.get("Partition", ""))
+    code, said, _ = ask("sinfo", "-h", "-N", "-o", "%N %T %f %G %c %m", "-p", known.get("Partition", ""))
+    listed = [line.split() for line in ("" if code else said).splitlines()]
     return {
         node: state
-        for node, state, features, gres in re.findall(r"^(\S+) (\S+) (\S+) (\S+)", "" if code else said, re.MULTILINE)
+        for node, state, features, *rest in (words for words in listed if len(words) == 6)
         if enough(not feature or feature in features.split(",") for feature in wanted)
-        and (not kind or f"gpu:{kind[1]}" in gres)
+        and _is_large_enough(known, *rest)
     }
+
+
+def _is_large_enough(known: "Mapping[str, str]", gres: str, cpus: str, memory: str) -> bool:
+    """Say whether a node has the GPUs, cores and memory that a job asks for.
+
+    Args:
+        known: what scontrol says of the job.
+        gres: the node's generic resources, as sinfo writes them, such as `gpu:a100:4(S:0-1),nvme:1`.
+        cpus: its number of cores.
+        memory: its memory, MB.
+    """
+    offered = _gpus(gres)
+    for kind, number in _gpus(known.get("TresPerNode", "")):
+        if sum(there for own, there in offered if kind in ("", own)) < number:
+            return False
+    cores = _number(known.get("MinCPUsNode", ""))
+    needed = _number(known.get("MinMemoryNode", "")) or cores * _number(known.get("MinMemoryCPU", ""))
+    return cores <= _number(cpus) and needed <= _number(memory)
+
+
+def _gpus(gres: str) -> "list[tuple[str, int]]":
+    """Return the GPUs in a list of generic resources, each type with its number; a type that is not said is empty."""
+    items = [item.split(":") for item in re.sub(r"\([^)]*\)|\bgres[:/]", "", gres).split(",")]
+    return [
+        (next((part for part in parts[1:] if not part.isdigit()), ""), int(parts[-1]) if parts[-1].isdigit() else 1)
+        for parts in items
+        if parts[0] == "gpu"
+    ]
+
+
+def _number(text: str) -> float:
+    """Return a number as SLURM writes it, memory in MB: 64, 512M, 1.50G; 0 where it is none."""
+    found = re.match(r"(\d+(?:\.\d+)?)([KMGT]?)", text)
+    return float(found[1]) * {"K": 2**-10, "G": 2**10, "T": 2**20}.get(found[2], 1) if found else 0.0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slurm.monitoring.run_state import elsewhere
 from slurm.nodes.exclusion import FORGET_S, bad_nodes, reason_of
 
 
@@ -15,6 +16,8 @@ def remarks(name: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
     told = events[since:]
     if any(event["event"] == "finished" for event in told):
         return []
+    if cluster := elsewhere(events):
+        return [f"{name}: its job is on cluster {cluster}, whose queue is not asked from here"]
     verdict = next((event for event in reversed(told) if event["event"] == "verdict"), None)
     if verdict and verdict["verdict"] == "give up" and verdict.get("reason"):
         return [f"{name} gave up: {verdict['reason']}"]

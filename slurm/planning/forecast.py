@@ -79,13 +79,11 @@ def fitted(recipe: Recipe, like: Sequence[Measured], interruptions_h: float) -> 
             / (2 + len(run.recipe.kept_epochs) + run.seconds["train"] // run.recipe.log.save_every_s)
             for run in finished
         ]
-        given = replace(
-            given,
-            save_s=max(1e-3, median(saves)),
-            evaluate_s=median(
-                run.world * run.seconds.get("evaluate", 0.0) / run.recipe.schedule.epochs for run in finished
-            ),
-        )
+        given = replace(given, save_s=max(1e-3, median(saves)))
+    # with an evaluator beside them, the ranks' seconds are only what was left to them
+    if evaluated := [run for run in like if run.seconds.get("evaluate") and not run.recipe.has_evaluator]:
+        shared = [run.world * run.seconds["evaluate"] / run.recipe.schedule.epochs for run in evaluated]
+        given = replace(given, evaluate_s=median(shared))
     if sized := [run for run in like if run.parameters]:
         network = sized[-1]
         given = replace(
@@ -101,6 +99,18 @@ def _step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, 
     return step_s(given, batch, group, ranks, nodes, streams)
 
 
+def evaluations_s(recipe: Recipe, given: Assumptions, training_s: float) -> float:
+    """Return the seconds that evaluations add to a run whose steps take `training_s` in all.
+
+    An evaluator is one process. It is waited for where it takes longer than an epoch's steps, and the last epoch is the
+    ranks'.
+    """
+    epochs, of_ranks_s = recipe.schedule.epochs, given.evaluate_s / recipe.tasks
+    if not recipe.has_evaluator:
+        return epochs * of_ranks_s
+    return of_ranks_s + (epochs - 1) * max(0.0, given.evaluate_s - training_s / epochs)
+
+
 def _hours(
     todo: Sequence[Recipe], images: Sequence[int], like: Sequence[Sequence[Measured]], interruptions_h: float
 ) -> list[str]:
@@ -108,6 +118,7 @@ def _hours(
     hours: list[float] = []
     shares: list[float] = []
     sources: dict[str, float] = {}
+    lacking = ""
     for recipe, seen, runs in zip(todo, images, like, strict=True):
         batch = recipe.batch
         if not seen:
@@ -120,8 +131,10 @@ def _hours(
             _step_s(given, batch.size, batch.group, ranks, nodes, streams)
             for ranks, nodes in ((1, 1), (recipe.tasks, recipe.nodes))
         )
-        work_s = seen / batch.size * together + recipe.schedule.epochs * given.evaluate_s / recipe.tasks
+        training_s = seen / batch.size * together
+        work_s = training_s + evaluations_s(recipe, given, training_s)
         hours.append(run_s(given, work_s, recipe.log.save_every_s, recipe.nodes) / 3600)
+        lacking = lacking or (", evaluations not (none was measured)" if not given.evaluate_s else "")
         shares.append(alone / together / recipe.tasks)
         sources |= {str(run.recipe.run_folder): run.rate for run in runs}
     if not hours:
@@ -138,8 +151,8 @@ def _hours(
         )
     )
     return [
-        f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included; efficiency {efficiency} against 1 rank "
-        "(model), "
+        f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included{lacking}; efficiency {efficiency} against "
+        "1 rank (model), "
         f"from {median(sources.values()):,.0f} images/s of one process (measured: {len(sources)} earlier "
         f"run{'s' * (len(sources) > 1)} on the same network)"
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recipes.common.errors import RecipeError
+from recipes.resolve import FIRST, source_of, without_first
 from recipes.schema import Recipe
-from recipes.sweeps.grid import Grid, Point, read_grid
+from recipes.sweeps.grid import Grid, Point, of_training, read_grid
 from recipes.table_layout import OF_THE_TABLE, Layout
 
 NO_POINT = Point((), {})
@@ -29,27 +30,33 @@ def grid_of(text: str | None, words: Sequence[str], layout: Layout | None) -> Gr
     for key, _ in grid.axes:
         if any(word.startswith(f"{key}=") for word in words):
             raise RecipeError(f"{key}= and grid={text} do not go together: give {key} in one of the two")
-        if layout and key in OF_THE_TABLE:
+        if layout and without_first(key) in OF_THE_TABLE:
             raise RecipeError(f"grid={text} and table= do not go together: the table {layout.name} says {key}")
         if row := next((row for row in layout.rows if key in row.set), None) if layout else None:
             raise RecipeError(f"grid={text} and table= do not go together: the row {row.label} sets {key} itself")
     return grid
 
 
-def refuse_switch(grid: Grid, recipe: Recipe) -> None:
-    """Refuse a grid of IFL's values for a table's row without IFL, which they would switch on.
+def refuse_rows(grid: Grid, recipe: Recipe) -> None:
+    """Refuse a grid that a table's row cannot have.
 
     Args:
         grid: the command's.
         recipe: the row's, without the grid.
 
     Raises:
-        RecipeError: it is such a row.
+        RecipeError: it has IFL's values and would switch IFL on in the row, or a first stage's and the row has none.
     """
-    if recipe.ifl is None and (key := next((key for key, _ in grid.axes if key.startswith("ifl.")), None)):
+    keys = [key for key, _ in grid.axes]
+    if recipe.ifl is None and (key := next((key for key in keys if key.startswith("ifl.")), None)):
         raise RecipeError(
             f"grid={grid.text} and table= do not go together: {key} would switch IFL on in the row of {recipe.recipe}; "
             "a grid of recipe= is legal, or a table whose rows have IFL"
+        )
+    if source_of(recipe) is None and (key := next((key for key in keys if key.startswith(FIRST)), None)):
+        raise RecipeError(
+            f"grid={grid.text} and table= do not go together: {key} is of a first stage, and the row of "
+            f"{recipe.recipe} has none; a grid of recipe= is legal, or a table whose rows have first stages"
         )
 
 
@@ -63,10 +70,13 @@ def announcement(grid: Grid, recipes: Sequence[Recipe], rows: int, others: int) 
         others: how many runs those build on that the command makes, too.
     """
     each = f", for each of {rows} rows" if rows else ""
-    first = f", and {others} that they build on, without the grid's values" if others else ""
+    of_first = [key.startswith(FIRST) for key, _ in grid.axes]
+    with_values = f"with its {FIRST} values" if any(of_first) else "without the grid's values"
+    first = f", and {others} that they build on, {with_values}" if others else ""
     said = [f"grid: {grid}{each}: {len(recipes)} run{'s' * (len(recipes) > 1)}{first}"]
-    idle = {recipe.recipe: bool(recipe.method.eval_of) for recipe in recipes if not recipe.trains}
-    if idle and any(not key.startswith("method.") for key, _ in grid.axes):
-        judges = "; first.KEY=VALUE sets those of what it judges" if any(idle.values()) else ""
-        said.append(f"{', '.join(idle)} trains nothing: the grid's values of training change no number of it{judges}")
+    idle = {recipe.recipe: source_of(recipe) is not None for recipe in recipes if not recipe.trains}
+    if idle and any(of_training(key) for key, _ in grid.axes):
+        once = ": made once, without values of the grid" if grid.is_of_training else ""
+        judges = f"; {FIRST}KEY in grid= tries values of what is judged" if any(idle.values()) else ""
+        said.append(f"values of training change no number of what trains nothing, {', '.join(idle)}{once}{judges}")
     return said

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.common import search_path
 from recipes.common.addresses import is_remote
 from recipes.common.cli import take_words
 from recipes.common.errors import DataError, RecipeError, TooManyTasks
@@ -24,7 +25,7 @@ from recipes.resolve import FIRST, differences, first_words, load_resolved, reso
 from recipes.schema import PROJECT, Recipe
 from recipes.sweeps.grid import Point
 from recipes.table_layout import Layout, data_names, find_layout, known_data
-from slurm.planning.grids import NO_POINT, announcement, grid_of, refuse_switch
+from slurm.planning.grids import NO_POINT, announcement, grid_of, refuse_rows
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
@@ -100,7 +101,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     grid = grid_of(values.get("grid"), rest, layout)
     if grid and layout:
         for command, _ in commands:
-            refuse_switch(grid, _fitting(command, site)[0])
+            refuse_rows(grid, _fitting(command, site)[0])
     if "seeds" in values:
         if any(word.startswith("seed=") for word in rest):
             raise RecipeError("seed= and seeds= do not go together: give one seed, or all of them as seeds=0,1,2")
@@ -113,6 +114,8 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         fits = functools.partial(_fitting if layout else _as_it_is, site=site)
         of_row = [word for word in command if word.startswith(FIRST)] if layout else []  # by its `set`
         made = [(fits([*command, *point.words]), point) for point in points]
+        if grid and grid.is_of_training and not made[0][0][0].trains:  # no point of it changes a number
+            made = [(fits(command), NO_POINT)]
         named |= _add_points(runs, made, command, [*of_row, *rest], site)
     if grid:
         rows = len(layout.rows) if layout else 0
@@ -154,7 +157,7 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
         )
     if gpus and gpus % pack:
         raise RecipeError(
-            f"pack={pack} does not share slurm.gpus={gpus} evenly: "
+            f"pack={pack} does not share a node's {gpus} GPUs (slurm.gpus_per_node) evenly: "
             f"{', '.join(str(share) for share in range(1, gpus + 1) if gpus % share == 0)} are legal"
         )
     if not gpus:
@@ -193,14 +196,16 @@ def _add_points(
                 "legal"
             )
         found[folder] = point
-        _add(runs, recipe, words, site, remark)
+        _add(runs, recipe, [*words, *(word for word in point.words if word.startswith(FIRST))], site, remark)
         runs[folder] = replace(runs[folder], point=str(point), words=(*command, *point.words))
     return {recipe.run_folder: recipe for (recipe, _), _ in made}
 
 
 def _layout(name: str, data: str | None, known: Sequence[str]) -> Layout:
     try:
-        return find_layout(name, data_names(data) if data is not None else (), known)
+        layout = find_layout(name, data_names(data) if data is not None else (), known)
+        layout.refuse_unknown_twins(search_path.files(search_path.RECIPES))
+        return layout
     except ValueError as error:
         raise RecipeError(str(error)) from None
 

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from analysis.__main__ import main
+from analysis.publishing import bundle
 from analysis.publishing.anonymous import clean
-from tests.helpers.paths import GOLDEN
+from tests.helpers.paths import GOLDEN, PROJECT
 
 TABLE = f"table={GOLDEN / 'tables' / 'digits_overall.yaml'}"
 
@@ -126,10 +127,54 @@ def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:
         said = bundle.read("CHECKLIST.md").decode()
         names = set(bundle.namelist())
     assert "- digits_overall: seed 0 asked for; runs behind a number: 0 to 1." in said
-    assert "95% percentile intervals of 1,000 bootstrap resamples" in said and "nothing was selected" in said
+    assert "95% percentile intervals of 1,000 bootstrap resamples" in said and "no epoch was selected" in said
+    assert "on digits_glt: the layout names no row for which val chose among several values." in said
+    assert "verdicts" not in said
     assert "are not in the bundle: 1 runs, 1 starts" in said and "Licence of digits_glt: CC-BY-4.0." in said
     assert "Licence of the code: Apache-2.0" in said and "of the 6 runs are in none of the tables" in said
     assert {"recipes/glt_ifl.yaml", "layouts/digits_overall.yaml", "environment/requirements.txt"} <= names
+
+
+@pytest.mark.parametrize("state", ["as committed", "changed", "no checkout"])
+def test_the_code_that_makes_the_tables_is_named(
+    state: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README and checklist name the commit that is checked out, and apart from it those that trained; files that no
+    commit has are named there and by the command.
+    """
+    head = "unknown" if state == "no checkout" else "c0ffee" * 6 + "0123"
+    monkeypatch.setattr(bundle, "commit", lambda: head + "+changes" * (state == "changed"))
+    own = {"analysis/mine.py": "untracked", "analysis/__main__.py": "changed"} if state == "changed" else {}
+    monkeypatch.setattr(bundle, "uncommitted", lambda paths: own)
+    main(["bundle", f"runs={runs}", f"out={tmp_path / 'b.zip'}", TABLE])
+    with zipfile.ZipFile(tmp_path / "b.zip") as made:
+        readme, answers = (made.read(name).decode() for name in ("README.md", "CHECKLIST.md"))
+    trained = {json.loads((run / "meta.json").read_text())["commit"].partition("+")[0] for run in runs.iterdir()}
+    where = "that made them (its commit is not known)" if state == "no checkout" else f"at commit {head}"
+    assert f"in a checkout of the code {where} with this bundle" in readme and "+changes with" not in readme
+    assert f"made by the code {where}." in answers
+    for text in (readme, answers):
+        line = next(line for line in text.splitlines() if "The runs were trained at commit" in line)
+        assert all(commit in line for commit in trained) and "runs)" in line
+    remark = "changes that no commit has, in analysis/__main__.py, analysis/mine.py."
+    assert (remark in readme) == (remark in capsys.readouterr().out) == (state == "changed")
+
+
+def test_the_checklist_says_how_claims_were_judged(tmp_path: Path) -> None:
+    """The method of intervals and p, what each verdict means, by what p is corrected, and the power; and among how many
+    values val chose.
+    """
+    runs = PROJECT / "examples" / "fashion_glt"
+    for name in ("glt_baseline", "glt_ifl"):
+        for run in runs.glob(f"{name}-fashion_glt-glt-s[012]-*"):
+            shutil.copytree(run, tmp_path / "runs" / run.name)
+    main(["bundle", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'b.zip'}", "table=claims", "data=fashion_glt"])
+    with zipfile.ZipFile(tmp_path / "b.zip") as made:
+        said = made.read("CHECKLIST.md").decode()
+    assert "- Verdicts in `tables/claims_verdicts.*`. Interval and p are of Student's t" in said
+    assert "one cluster" in said and "by Holm's method" in said and "reproduced: the claimed sign" in said
+    assert "with a chance of 0.8" in said
+    assert "- claims, on fashion_glt: val chose the recipes' values among so many: TADE 8, Deconfound-TDE 7" in said
 
 
 def test_a_layout_of_a_user_s_travels_with_the_bundle(runs: Path, tmp_path: Path) -> None:

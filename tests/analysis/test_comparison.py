@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from analysis.tables import agreement, comparison, published
+from analysis.tables.latex import escape
 from recipes.table_layout import available, load_layout
 from tests.helpers.tables import HALF, LABEL, MOST, NONE_RIGHT, beside_paper, table, write_run
 
@@ -90,6 +92,15 @@ def test_other_data_has_no_difference(tmp_path: Path) -> None:
     assert comparison.paper_and_ours(digits) == "" and digits.cells[0][0].paper is not None
     assert "only the shape compares" in comparison.gains(digits)
     assert "only the shape compares" in agreement.agreement_sentence(digits)
+
+
+def test_negative_numbers_of_the_shape_have_a_minus_sign(tmp_path: Path) -> None:
+    """Kendall's tau below 0, and its interval, are set with a minus sign and no hyphen."""
+    write_run(tmp_path, cbl=MOST)
+    write_run(tmp_path, "plain_ifl", cbl=HALF)
+    written = comparison.shape_summary(beside_paper(tmp_path, "digits_glt"))
+    cells = [cell.strip() for line in written.splitlines() if " & " in line for cell in line.split("&")]
+    assert escape("\N{MINUS SIGN}1.00") in cells and not [cell for cell in cells if re.search(r"(^|\s)-\d", cell)]
 
 
 def test_later_papers_are_an_option(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 
 from analysis.__main__ import main
 from analysis.figures import environments, figure5, long_tail
@@ -251,6 +251,7 @@ def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Ta
             )
         assert plain.get_linestyle() != ifl.get_linestyle() and plain.get_marker() != ifl.get_marker() and onset
     for axes in figure.axes[2:4]:
+        assert axes.get_legend() is None  # it stands below, where it covers no point and no name
         assert {text.get_text() for text in axes.texts} == {"cRT", "Baseline + IFL", "cRT + IFL"}
 
 
@@ -267,6 +268,31 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
     overlaps = [(i, j) for i in range(30) for j in range(i) if boxes[i].overlaps(boxes[j])]
     assert overlaps == []
     assert all(axes.bbox.x0 - 2 <= box.x0 and box.x1 <= axes.bbox.x1 + 2 for box in boxes)
+
+
+def test_a_name_away_from_its_point_is_beside_no_other() -> None:
+    """A name at the end of a line stays clear of other points, and its line ends at its side or corner, so that it
+    crosses no name.
+    """
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    crowd = [(0.5 + 0.012 * i, 0.5 + 0.01 * (i % 3)) for i in range(6)]
+    points = [*crowd, *((0.44 + 0.05 * i, 0.58 - 0.16 * (i % 2)) for i in range(4))]
+    axes.plot(*zip(*points, strict=True), "o")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    label_points(figure, axes, points, [f"Method {i}" for i in range(len(points))])
+    figure.draw_without_rendering()
+    spots, pixels = axes.transData.transform(points), figure.dpi / 72
+    led = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
+    assert led
+    for text in led:
+        box = Text.get_window_extent(text)
+        own = axes.transData.transform(text.xy)
+        near = [spot for spot in spots if not np.allclose(spot, own) and box.padded(5 * pixels).contains(*spot)]
+        assert not near, text.get_text()
+        line = text.arrow_patch.get_path().vertices
+        others = [other for other in axes.texts if other is not text]
+        assert not any(Text.get_window_extent(other).contains(*place) for other in others for place in line)
 
 
 # ------------------------------------------------------------------------------------------------ environments, centers

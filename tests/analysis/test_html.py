@@ -16,7 +16,7 @@ from analysis.inputs.runs import Run, load_runs
 from analysis.report.explain import explain_cell
 from analysis.report.html import page
 from analysis.tables.cells import Table, fill_table
-from analysis.tables.presentation import blocks, percent
+from analysis.tables.presentation import blocks, p_text, percent
 from recipes.table_layout import Layout, available, load_layout
 from tests.helpers.browser import CHROMIUM, Page, browser
 from tests.helpers.folders import write_rich_run
@@ -273,6 +273,7 @@ def test_a_number_opens_what_stands_behind_it(
         f"{100 * fact['mean']:.2f}",
         f"{100 * fact['interval'][0]:.2f} to {100 * fact['interval'][1]:.2f}",
         fact["twin"]["label"],
+        f"p = {p_text(fact['twin']['p'])} (",
         run["name"],
         f"{run['right']} of {run['samples']} samples right",
     ):

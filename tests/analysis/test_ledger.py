@@ -101,6 +101,22 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_an_evaluator_s_hours_are_not_on_record(runs: Path) -> None:
+    """Of a run with `log.eval=job` the hours are a lower bound, in its row and in the wholes; not so where it trains
+    nothing, for it then has no evaluator.
+    """
+    for recipe, of in (("plain", None), ("plain_ifl", "first")):
+        (run,) = runs.glob(f"{recipe}-*")
+        stored = yaml.safe_load((run / "recipe.yaml").read_text())
+        stored["log"], stored["method"]["eval_of"] = {"eval": "job"}, of
+        (run / "recipe.yaml").write_text(yaml.safe_dump(stored))
+    lines = ledger.ledger([table(runs, seeds=[0])], load_runs(runs)[0])
+    assert [line.is_bound for line in lines] == [True, False, True, True]
+    records = list(csv.DictReader(io.StringIO(ledger.csv(lines))))
+    assert [record["runs_with_evaluator"] for record in records] == ["1", "0", "1", "1"]
+    assert "*" in ledger.shown(lines[0])[5] and any("log.eval=job" in note for note in ledger.notes(lines))
+
+
 def test_rows_show_their_first_stage_and_a_whole_counts_it_once(runs: Path) -> None:
     """By hand: Plain 1 h on two ranks and .5 h on four, + IFL 3 h on two, the first stage 2 h on two."""
     lines = ledger.ledger([table(runs, seeds=[0])], load_runs(runs)[0])

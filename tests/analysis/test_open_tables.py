@@ -24,6 +24,7 @@ from analysis.tables.matching import fillable
 from analysis.tables.presentation import heading
 from analysis.tables.text import terminal
 from ifl.metrics import evaluate
+from recipes.common.errors import RecipeError
 from recipes.noted import Noted
 from recipes.resolve import dump, resolve
 from recipes.table_layout import Layout, available, find_layout, load_layout
@@ -66,15 +67,38 @@ def test_an_open_table_is_the_fixed_one_on_the_same_runs(tmp_path: Path) -> None
         (["table=digits_alt", "data=digits_glt"], "the table digits_alt names its data itself"),
         (["groups=shot"], "groups=shot: did you mean shots"),
         (["table=digits_alt,{}/digits_alt.yaml"], "two tables are called digits_alt"),
+        (["table={}/twin.yaml"], r"table twin: twin of \+ IFL: glt_basline is no row .* did you mean glt_baseline"),
     ],
 )
 def test_what_is_refused_is_named(words: list[str], sentence: str, tmp_path: Path) -> None:
-    """In one sentence, before anything is read or written."""
+    """In one sentence, before anything is read or written; a twin by the launcher, too."""
     write_run(tmp_path / "runs")
     shutil.copy(available()["digits_alt"], tmp_path)
+    rows = [{"recipe": "glt_ifl", "label": "+ IFL", "group": "G", "twin": "glt_basline"}]
+    twin = {"preset": "paper", "seeds": [0], "rows": rows, "columns": [TABLE_COLUMNS[0]]}
+    (tmp_path / "twin.yaml").write_text(yaml.safe_dump(twin))
+    if "twin" in words[0]:
+        with pytest.raises(RecipeError, match=sentence):
+            requested_runs([f"table={tmp_path}/twin.yaml", f"runs={tmp_path}"], Site())
     with pytest.raises(ValueError, match=sentence):
         main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *(word.format(tmp_path) for word in words)])
     assert not (tmp_path / "out").exists()
+
+
+def test_unequal_search_is_a_note(tmp_path: Path) -> None:
+    """Where val chose among more values for one row than for another, a table says so for each data set, in every form,
+    and marks nothing; where all had as many it says nothing.
+    """
+    write_run(tmp_path, "glt_baseline", seed=0)
+    write_run(tmp_path, "glt_tade", seed=0)
+    tried = {"digits_glt": 4, "fashion_glt": 8}
+    made = layout(seeds=[0], rows=[ROWS[0], {"recipe": "glt_tade", "label": "TADE", "group": "G", "tried": tried}])
+    table = filled(made, load_runs(tmp_path)[0])
+    (note,) = (note for note in table.notes if note.startswith("unequal search"))
+    assert note.endswith("on digits_glt val chose among so many values: TADE 4, each other 1")
+    assert note in table.brief and not any(cell.marked for line in table.cells for cell in line)
+    alike = layout(rows=[{**ROWS[0], "tried": tried}, {**ROWS[0], "recipe": "glt_tade", "tried": {"digits_glt": 4}}])
+    assert not [note for note in filled(alike, load_runs(tmp_path)[0]).notes if "search" in note]
 
 
 # ----------------------------------------------------------------------------------------------------- rows with values
@@ -264,6 +288,22 @@ def test_a_run_is_judged_by_what_it_noted(tmp_path: Path) -> None:
     assert load_run(path).departures() == ["optim.lr=0.5 (0.3)"]
     assert not load_run(path).is_current(["recipe=theirs", "data=birds"])
     assert load_run(path).is_current(["recipe=theirs", "data=birds", "optim.lr=0.5"])
+
+
+@pytest.mark.parametrize("recipe", ["glt_crt", "glt_logit_adjust"])
+def test_a_run_of_any_seed_is_its_recipe(recipe: str, tmp_path: Path) -> None:
+    """What a second stage starts from and what is judged bear the run's seed, and nothing departs by that; another
+    first stage does.
+    """
+    words = [f"recipe={recipe}", "data=digits_glt", "seed=3"]
+    for more in ([], ["first.schedule.epochs=5"]):
+        path = write_run(tmp_path, recipe, 3, hash_=(ran := resolve([*words, *more])).hash8)
+        (path / "recipe.yaml").write_text(dump(ran))
+        found = load_run(path)
+        assert [value.split("=")[0].removeprefix("method.") for value in found.departures()] == (
+            [key for key in ("eval_of", "init_from") if getattr(ran.method, key)] if more else []
+        )
+        assert (found.is_current(words[:2]), found.builds_on_that_of([*words[:2], *more])) == (not more, True)
 
 
 @pytest.mark.parametrize("noted", [True, False])

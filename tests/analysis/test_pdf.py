@@ -5,6 +5,7 @@ for byte.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -84,6 +85,29 @@ def test_report_holds_every_caption(tmp_path: Path) -> None:
     for part in ("50% & a_b #1 $x$ {y} \\z", "\\input{/etc/passwd}", "\\write18{touch gone}", "A title with _ and &"):
         assert part in text
     assert "root:" not in text
+
+
+@needs_tex
+def test_tables_stand_below_each_other(tmp_path: Path) -> None:
+    """Tables that share a page leave no hole between them, wherever the next one has to begin."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("pdftotext is not installed; the Debian package poppler-utils has it (`make system`)")
+    heights_mm = {"Alpha": 200, "Beta": 90, "Gamma": 50, "Delta": 200}
+    for name, height in heights_mm.items():
+        (tmp_path / f"{name}.tex").write_text(
+            f"\\begin{{table}}\\caption{{{name}}}\\rule{{1mm}}{{{height}mm}}\\end{{table}}\n"
+        )
+    source = tmp_path / "report.tex"
+    source.write_text(document("Title", [], [f"{name}.tex" for name in heights_mm], []))
+    made, _ = typeset(source)
+    said = subprocess.run(["pdftotext", "-bbox", str(made), "-"], capture_output=True, text=True, check=True).stdout
+    page_of, top_of = {}, {}
+    for page, content in enumerate(said.split("<page ")):
+        for name in heights_mm:
+            if found := re.search(rf'yMin="([0-9.]+)"[^>]*>{name}<', content):
+                page_of[name], top_of[name] = page, float(found[1]) / 72 * 25.4
+    assert page_of["Beta"] == page_of["Gamma"] != page_of["Delta"]
+    assert top_of["Gamma"] - top_of["Beta"] < heights_mm["Beta"] + 20
 
 
 def fake(folder: Path, name: str, script: str) -> None:

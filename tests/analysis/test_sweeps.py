@@ -106,6 +106,28 @@ def test_a_grid_given_is_the_search_and_says_what_lacks(tmp_path: Path) -> None:
     assert "Plain: no run with optim.lr=.3 (data=digits_glt train=glt)" in table.notes
 
 
+@pytest.mark.parametrize("grid", [None, "optim.lr:.05,.1,.2"])
+def test_what_trains_nothing_was_given_one_value(grid: str | None, tmp_path: Path) -> None:
+    """Runs that judge one run and differ in a rate that trains nothing are one value, and the row's run counts."""
+    for rate in ("0.1", "0.05", "0.2"):
+        tried(tmp_path, 6, f"optim.lr={rate}", recipe="glt_logit_adjust")
+    row = {**BASE, "recipe": "glt_logit_adjust", "label": "Judged"}
+    table, searches = choose(tmp_path, layout(rows=[row], seeds=[0]), grid)
+    assert [one.label for one in searches[0, SOURCE].candidates] == [tuned.AS_IT_IS]
+    assert searches[0, SOURCE].budget == 1 and not searches[0, SOURCE].notes
+    assert [run.values["optim.lr"] for run in table.runs[0, SOURCE]] == [0.1]
+
+
+def test_the_first_stage_s_values_are_chosen_among(tmp_path: Path) -> None:
+    """A grid with `first.KEY` finds the runs that build on a first stage with each value, and names them so."""
+    for rate, right in (("0.05", 4), ("0.2", 8)):
+        tried(tmp_path, right, f"first.optim.lr={rate}", recipe="glt_crt")
+    row = {**BASE, "recipe": "glt_crt", "label": "cRT"}
+    _, searches = choose(tmp_path, layout(rows=[row], seeds=[0]), "first.optim.lr:0.05,0.2")
+    found = searches[0, SOURCE].candidates
+    assert [(one.label, one.chosen) for one in found] == [("first.optim.lr=0.05", False), ("first.optim.lr=0.2", True)]
+
+
 def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     """Rows that were given other numbers of values are marked, and the note has the numbers."""
     tried(tmp_path, 5)

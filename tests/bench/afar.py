@@ -1,5 +1,5 @@
 """Training data from a web server beside the same data in a folder: `python -m tests.bench.afar [data=out/bench-loader]
-[mb_s=8] [rounds=3] [faults=300]`.
+[images=2000] [mb_s=8] [rounds=3] [faults=300]`.
 
 Images are those of tests/bench/loader/data.py with a shorter side of 256 (2,000 in 8 shards, 64 MB), crops of 112, two
 workers; the server sends `mb_s` megabytes a second to each connection. Each round starts with an empty cache: images/s
@@ -30,6 +30,7 @@ from sharding.open import open_dataset
 from sharding.plan.ranks import rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, TrainView
 from tests.bench.loader import data
+from tests.bench.words import values_of
 from tests.helpers.plans import micro_batches, plan_epoch
 from tests.helpers.remote_server import FAULTS, Server
 
@@ -93,15 +94,14 @@ def same(one: Batch, two: Batch) -> bool:
 
 
 def main(words: list[str]) -> None:
-    values = {"data": "out/bench-loader", "mb_s": "8", "rounds": "3", "faults": "300"} | dict(
-        word.split("=", 1) for word in words
-    )
-    folder, rounds, faults = Path(values["data"]).resolve(), int(values["rounds"]), int(values["faults"])
-    data.make(folder, 2000)
+    usual = {"data": "out/bench-loader", "images": data.IMAGES, "mb_s": 8.0, "rounds": 3, "faults": 300}
+    values = values_of(words, usual, zero=("faults",))
+    folder, rounds, faults = Path(values["data"]).resolve(), values["rounds"], values["faults"]
+    data.make(folder, values["images"])
     root = as_data_set(folder)
     here = Split(root / "short256" / "glt" / "train", load_index(root / "short256" / "glt" / "train"))
     server = Server(root)
-    server.bytes_s = float(values["mb_s"]) * 1e6
+    server.bytes_s = values["mb_s"] * 1e6
     rates: dict[str, list[float]] = {}
     for _ in range(rounds):
         local = Epochs(here, 1)
@@ -124,7 +124,7 @@ def main(words: list[str]) -> None:
                     rates.setdefault(f"{where}: shards fetched", []).append(counts["shards"] - before["shards"])
     print(
         f"{len(here)} images of {here.index.size.mean() / 1000:.0f} kB in {len(here.index.shard_name)} shards, "
-        f"{values['mb_s']} MB/s a connection, {WORKERS} workers, n = {rounds}\n"
+        f"{values['mb_s']:g} MB/s a connection, {WORKERS} workers, n = {rounds}\n"
     )
     print("| | median | min to max |\n|---|---|---|")
     for name, found in rates.items():

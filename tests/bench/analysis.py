@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.bench.words import values_of
+
 LAYOUTS = ("digits_clt_glt", "digits_alt", "digits_overall", "digits_ablation")
 
 
@@ -75,14 +77,14 @@ def resolved(recipe: str, train: str) -> str:
     return dump(resolve([f"recipe={recipe}", "data=digits_glt", f"train={train}", "seed=0"]))
 
 
-def main(options: dict[str, str]) -> None:
-    runs = int(options.get("runs", 1000))
+def main(words: list[str]) -> None:
+    values = values_of(words, {"runs": 1000, "samples": 2400, "classes": 10, "keep": ""})
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(options.get("keep", folder))  # runs that are there already are taken as they are
+        place = Path(values["keep"] or folder)  # runs that are there already are taken as they are
         place.mkdir(parents=True, exist_ok=True)
         if not any(place.iterdir()):
-            synthetic(place, runs, int(options.get("samples", 2400)), int(options.get("classes", 10)))
-        timed(place, runs)
+            synthetic(place, values["runs"], values["samples"], values["classes"])
+        timed(place, values["runs"])
 
 
 def timed(folder: Path, runs: int) -> None:
@@ -129,4 +131,4 @@ def timed(folder: Path, runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    main(sys.argv[1:])

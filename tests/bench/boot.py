@@ -21,6 +21,7 @@ from statistics import median
 
 from recipes.resolve import resolve
 from slurm.run_folder import prepare
+from tests.bench.words import values_of
 from tests.helpers.digits import digits
 from tests.helpers.paths import PROJECT
 
@@ -63,14 +64,14 @@ def started(program: str, checkout: Path, root: Path, place: Path) -> tuple[floa
 
 
 def main(words: list[str]) -> None:
-    values = {"n": "5", "data": "", "other": ""} | dict(word.split("=", 1) for word in words)
+    values = values_of(words, {"n": 5, "data": "", "other": ""})
     kinds = {"a rank": (RANK, PROJECT), "a rank that imports torch's compiler": (COMPILER, PROJECT)}
     if values["other"]:
         kinds["a rank of the other checkout"] = RANK, Path(values["other"]).resolve()
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(values["data"]).resolve() if values["data"] else digits(Path(folder) / "data")
-        for number in range(int(values["n"]) + 1):
+        for number in range(values["n"] + 1):
             for name, (program, checkout) in kinds.items():
                 found[name].append(started(program, checkout, root, Path(folder) / f"{number}-{name}"))
             for name, program in FLOORS.items():

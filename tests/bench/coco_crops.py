@@ -24,6 +24,7 @@ from sharding.building.packing import Planned, pack
 from sharding.building.raw_files import Place
 from sharding.datasets.mscoco_glt.build import Crops, Cut
 from sharding.datasets.mscoco_glt.objects import crop_box
+from tests.bench.words import values_of
 
 IMAGES = 100
 
@@ -56,8 +57,9 @@ def used() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
-def main(words: dict[str, str]) -> int:
-    crops, workers, rounds = int(words.get("crops", 1500)), int(words.get("workers", 2)), int(words.get("rounds", 3))
+def main(words: list[str]) -> None:
+    values = values_of(words, {"crops": 1500, "workers": 2, "rounds": 3})
+    crops, workers, rounds = values["crops"], values["workers"], values["rounds"]
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as temporary:
         paths = write_images(Path(temporary))
@@ -103,8 +105,7 @@ def main(words: dict[str, str]) -> int:
             f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values(), strict=True)):.2f} of "
             "the core time"
         )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(dict(word.split("=", 1) for word in sys.argv[1:])))
+    main(sys.argv[1:])

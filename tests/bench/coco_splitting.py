@@ -25,6 +25,7 @@ import numpy as np
 from sharding.datasets.mscoco_glt.attributes import plain_arrays
 from sharding.datasets.mscoco_glt.objects import Objects, read_objects
 from sharding.datasets.mscoco_glt.splits import greedy_pick, split, unevenness
+from tests.bench.words import values_of
 from tests.helpers import coco_source
 
 COUNTS = {
@@ -155,15 +156,16 @@ def write_source(folder: Path, labels: np.ndarray, values: np.ndarray) -> None:
     coco_source.attribute_file(folder / "cocottributes_py3.jbl", {1_000_000 + i: 8 * i for i in range(count)}, values)
 
 
-def main(words: dict[str, str]) -> int:
-    seed = int(words.get("seed", "0"))
+def main(words: list[str]) -> int:
+    asked = values_of(words, {"out": "", "seed": 0, "read": ("yes", "no")}, zero=("seed",))
+    seed = asked["seed"]
     names = list(coco_source.SIZES)
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(29), list(coco_source.SIZES.values())))
     values = timed(f"planting {len(labels)} vectors", coco_source.vectors, labels, seed)
     present = values > 0.5
     print(f"{present.sum(1).mean():.1f} attributes an object, {(~present.any(1)).mean():.1%} without any")
-    if words.get("read") != "no":
-        folder = Path(tempfile.mkdtemp(dir=words.get("out")))
+    if asked["read"] == "yes":
+        folder = Path(tempfile.mkdtemp(dir=asked["out"] or None))
         try:
             timed("writing the source", write_source, folder, labels, values)
             del values
@@ -229,4 +231,4 @@ def main(words: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(dict(word.split("=", 1) for word in sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

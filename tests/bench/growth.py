@@ -5,7 +5,8 @@ For N = 1e5, 1e6, ... `most`: seconds and the peak of new memory (beside what is
 plan of two streams, the second weighted, shuffled whole and in windows of 16 shards of 1,000 samples (the plan, then
 the first batch, one in the middle and the last), of the weights of environment 2, and of a confidence table's
 reduction. The whole shuffle is also made plainly, with arrays of N numbers of 8 bytes and a stable argsort, in turns;
-both give the same ids. A power law a * N^b is fitted to the seconds from 1e6 on and carried to 1e9, marked as such.
+both give the same ids. A power law a * N^b is fitted to the seconds from 1e6 on, of which two are needed, and carried
+to 1e9, marked as such.
 
 At N = `windowed` (0: not at all) the windows alone, uniform and weighted. At N = `most`, what a plan made in a thread
 takes from the steps of small_resnet meanwhile, and how long its user waits. At N = 1e5 the weights and the plan by the
@@ -36,6 +37,7 @@ from sharding.plan.ahead import Planner
 from sharding.plan.epoch import BatchShape, EpochPlan, stream_draws
 from sharding.plan.philox import DrawKey
 from sharding.plan.windowed import ShardWindow
+from tests.bench.words import values_of
 from tests.helpers.plans import draw_ids, plan_epoch
 
 BATCH, SHARD, WINDOW = 256, 1000, 16
@@ -202,11 +204,9 @@ def timed(work: Callable[[], object], n: int) -> tuple[float, float]:
 
 
 def main(words: list[str]) -> None:
-    values = {"most": "1e7", "windowed": "1e8", "classes": "1000", "n": "3"} | dict(
-        word.split("=", 1) for word in words
-    )
-    classes, n = int(values["classes"]), int(values["n"])
-    sizes = [10**power for power in range(5, int(np.log10(float(values["most"])) + 1.5))]
+    values = values_of(words, {"most": 1e7, "windowed": 1e8, "classes": 1000, "n": 3}, zero=("windowed",))
+    classes, n = values["classes"], values["n"]
+    sizes = [10**power for power in range(5, max(5, round(np.log10(values["most"]))) + 1)]
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for samples in sizes:
         labels, scores = labels_of(samples, classes), np.random.default_rng(1).random(samples)
@@ -233,20 +233,15 @@ def main(words: list[str]) -> None:
         + "---|" * (len(sizes) + 2)
     )
     for name, rows in found.items():
-        power, log_a = (
-            np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1)
-            if len(sizes) > 2
-            else (float("nan"), float("nan"))
-        )
-        print(
-            f"| {name} | "
-            + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows)
-            + f" | b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s) |"
-        )
+        law = "not fitted | "
+        if len(sizes) > 2:
+            power, log_a = np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1)
+            law = f"b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s)"
+        print(f"| {name} | " + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows) + f" | {law} |")
     at_once_or_ahead(weights, n)
-    if float(values["windowed"]):
+    if values["windowed"]:
         del weights, labels, scores, shards, ids, held, works
-        windows(int(float(values["windowed"])), n)
+        windows(int(values["windowed"]), n)
     labels, scores = labels_of(sizes[0], classes), np.random.default_rng(1).random(sizes[0])
     ours = found["weights of environment 2"][0][0] + found["plan, whole shuffle"][0][0]
     print(

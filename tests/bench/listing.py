@@ -1,6 +1,6 @@
 """Seconds and memory of the index, the keys and the plan of many labelled images.
 
-    python -m tests.bench.listing rows=10000000
+    python -m tests.bench.listing [rows=1000000]
 
 Rows are made up as they come, so no source is read.
 """
@@ -20,12 +20,14 @@ from sharding.building.raw_files import Place
 from sharding.datasets.samples.listed import index
 from sharding.datasets.samples.listed.plan import Labelled, plan_of
 from sharding.sources.rows import Row
+from tests.bench.words import values_of
 
 CLASSES = 1000
 
 
-def main(rows: int) -> None:
+def main(words: list[str]) -> None:
     """Print a line for each step."""
+    rows = values_of(words, {"rows": 1_000_000})["rows"]
     began, before = time.perf_counter(), peak()
 
     def said(what: str) -> None:
@@ -61,4 +63,4 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    main(int(dict(word.split("=") for word in sys.argv[1:]).get("rows", "1000000")))
+    main(sys.argv[1:])

@@ -20,6 +20,7 @@ import numpy as np
 
 from sharding.plan.ahead import Planner
 from sharding.plan.epoch import BatchShape, stream_draws
+from tests.bench.words import values_of
 
 TICK_S = 0.0005
 
@@ -43,7 +44,9 @@ def latest_ms(over: Callable[[], bool]) -> float:
     return 1e3 * worst
 
 
-def main(samples: int = 10**7, n: int = 3) -> None:
+def main(words: list[str]) -> None:
+    values = values_of(words, {"samples": 1e7, "n": 3})
+    samples, n = int(values["samples"]), values["n"]
     repeat, held = np.repeat, [0.0]
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -71,4 +74,4 @@ def main(samples: int = 10**7, n: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(**{key: int(float(value)) for key, value in (word.split("=") for word in sys.argv[1:])})
+    main(sys.argv[1:])

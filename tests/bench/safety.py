@@ -16,12 +16,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
+from tests.bench.spread import middle_half
+from tests.bench.words import values_of
 from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import comms, started
 
@@ -158,11 +160,13 @@ def restarts(ranks: int, boots: int, root: Path, place: Path) -> dict[str, list[
 
 
 def _row(name: str, values: list[float], unit: str, share: str = "") -> str:
-    low, _, high = quantiles(values, n=4) if len(values) > 1 else (values[0], 0, values[0])
+    low, high = middle_half(values)
     return f"{name:42} {median(values):10.2f} {unit:3} ({low:.2f} to {high:.2f}) n={len(values):<3} {share}"
 
 
-def main(n: int = 30, boots: int = 5) -> None:
+def main(words: list[str]) -> None:
+    values = values_of(words, {"n": 30, "boots": 5}, zero=("boots",))
+    n, boots = values["n"], values["boots"]
     for size in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             result = started(size).run(measured, folder, n, timeout=600)[0]
@@ -190,4 +194,4 @@ if __name__ == "__main__":
     from tests.bench import safety  # ranks find its functions by this name
 
     assert Path.cwd() == PROJECT, "run it in the project's folder"
-    safety.main(**{key: int(value) for key, value in (word.split("=") for word in sys.argv[1:])})
+    safety.main(sys.argv[1:])

@@ -16,12 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
+from tests.bench.spread import middle_half
+from tests.bench.words import values_of
 from tests.helpers.ranks import comms, started
 
 SIDE = 280
@@ -130,7 +132,9 @@ def _copied_ms(size: int) -> float:
     return median(times)
 
 
-def main(mb: int = 100, n: int = 15, ranks: int = 2) -> None:
+def main(words: list[str]) -> None:
+    values = values_of(words, {"mb": 100, "n": 15, "ranks": 2})
+    mb, n, ranks = values["mb"], values["n"], values["ranks"]
     with tempfile.TemporaryDirectory() as folder:
         found = started(ranks).run(measured, folder, mb, n, timeout=600)[0]
     found["blocked, in copies"] = [
@@ -138,7 +142,7 @@ def main(mb: int = 100, n: int = 15, ranks: int = 2) -> None:
     ]
     print(f"{found['mb'][0]:.0f} MB, {ranks} rank{'s' * (ranks > 1)}, n = {n}: median (middle half)")
     for name in [*(name for name in found if name not in ("mb", "blocked, in copies")), "blocked, in copies"]:
-        low, _, high = quantiles(found[name], n=4)
+        low, high = middle_half(found[name])
         unit = "" if name.endswith("copies") else " ms"
         print(f"{name:20} {median(found[name]):8.2f}{unit} ({low:.2f} to {high:.2f})")
 
@@ -146,4 +150,4 @@ def main(mb: int = 100, n: int = 15, ranks: int = 2) -> None:
 if __name__ == "__main__":
     from tests.bench import saving  # ranks find its functions by this name
 
-    saving.main(**{key: int(value) for key, value in (word.split("=") for word in sys.argv[1:])})
+    saving.main(sys.argv[1:])

@@ -19,12 +19,14 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import numpy as np
 import torch
 
 from slurm.scaling import Assumptions, reduction_s, step_s, suite_bytes
+from tests.bench.spread import middle_half
+from tests.bench.words import values_of
 from tests.helpers.digits import digits
 from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import Ranks, comm_of, my_rank
@@ -96,12 +98,10 @@ def fitted_link(curve: dict[int, float]) -> tuple[float, float]:
 
 
 def main(words: list[str]) -> None:
-    options = dict(word.split("=", 1) for word in words)
-    n, rounds = int(options.get("n", 20)), int(options.get("rounds", 5))
+    values = values_of(words, {"n": 20, "rounds": 5, "data": ""})
+    n, rounds = values["n"], values["rounds"]
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(options.get("data", f"{scratch}/data"))
-        if "data" not in options:
-            digits(root)
+        root = Path(values["data"] or digits(Path(scratch) / "data"))
         groups = {"one": Ranks(1), "other": Ranks(1), "two": Ranks(2), "four": Ranks(4)}
         places = iter(range(10**6))
 
@@ -128,7 +128,7 @@ def main(words: list[str]) -> None:
                 alone, small = steps_s("one"), steps_s("one", GROUP)
                 with ThreadPoolExecutor(2) as pool:
                     beside = functools.reduce(operator.iadd, pool.map(steps_s, ("one", "other")), [])
-                low, whole, high = quantiles(alone, n=4)
+                whole, (low, high) = median(alone), middle_half(alone)
                 fixed_s = max(0.0, (median(small) * BATCH / GROUP - whole) / (BATCH / GROUP - 1))
                 fits.append(
                     (

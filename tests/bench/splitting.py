@@ -25,6 +25,7 @@ from sharding.datasets.imagenet_glt.archive import ClassImages
 from sharding.datasets.imagenet_glt.build import _ours
 from sharding.datasets.imagenet_glt.clustering import cluster
 from sharding.datasets.imagenet_glt.splits import GROUPS_END, POOL, TARGETS, class_order, long_tail
+from tests.bench.words import values_of
 
 SHEET = {
     "glt/train": 113_460,
@@ -80,9 +81,7 @@ def clustered(state: tuple[int, int], job: tuple[int, int]) -> tuple[np.ndarray,
 
 
 def main(words: list[str]) -> None:
-    values = {"classes": 1000, "width": 2048, "workers": 2, "seed": 0} | {
-        key: int(value) for key, _, value in (word.partition("=") for word in words)
-    }
+    values = values_of(words, {"classes": 1000, "width": 2048, "workers": 2, "seed": 0}, zero=("seed",))
     count, width, seed = values["classes"], values["width"], values["seed"]
     sizes = class_sizes(count)
     classes = [

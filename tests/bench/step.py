@@ -13,21 +13,26 @@ on painted images.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
+import signal
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
+from tests.bench.spread import middle_half
+from tests.bench.words import some_of, values_of
 from tests.helpers.digits import digits
 from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import Ranks, my_rank
@@ -45,6 +50,10 @@ NETWORKS = {
 LARGE, CLASSES = 115_000, 1000
 
 
+TURN_S = 300.0
+"""A step that takes longer never ends: a rank of the other group has failed."""
+
+
 class Turns:
     """Two groups of ranks step in turn: each waits, by files in one folder, until the other has made its step. Polls a
     thousand times a second.
@@ -57,8 +66,11 @@ class Turns:
         (self.folder / f"{what}-{step}-{self.group}-{my_rank()}").touch()
 
     def wait(self, what: str, step: int, group: int) -> None:
+        ends = time.monotonic() + TURN_S
         for rank in range(self.ranks):
             while not (self.folder / f"{what}-{step}-{group}-{rank}").exists():
+                if time.monotonic() > ends:
+                    raise TimeoutError(f"rank {rank} of group {group} has not told '{what}' of step {step}")
                 time.sleep(0.001)
 
     def begin(self, step: int) -> None:
@@ -158,43 +170,39 @@ def rebuilt(n: int, samples: int, classes: int) -> list[float]:
 def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
     groups = {name: Ranks(ranks) for name in RECIPES}
     (folder / "turns").mkdir(parents=True)
-    try:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(2) as pool:
-            waiting = {
-                name: pool.submit(
-                    groups[name].run,
-                    trained,
-                    [*words, *NETWORKS[network], *QUIET, f"data.root={root}", f"runs={folder / name}"],
-                    str(folder / "turns"),
-                    place,
-                    ranks,
-                    n,
-                    timeout=900,
-                )
-                for place, (name, words) in enumerate(RECIPES.items())
-            }
-            answers = {name: future.result() for name, future in waiting.items()}
-        rebuild = max(groups["ifl"].run(rebuilt, 5, LARGE, CLASSES), key=median)
-    finally:
+    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as stack:
         for group in groups.values():
-            group.close()
+            stack.callback(group.close)  # before the threads are waited for, which wait for the ranks
+        waiting = {
+            name: pool.submit(
+                groups[name].run,
+                trained,
+                [*words, *NETWORKS[network], *QUIET, f"data.root={root}", f"runs={folder / name}"],
+                str(folder / "turns"),
+                place,
+                ranks,
+                n,
+                timeout=900,
+            )
+            for place, (name, words) in enumerate(RECIPES.items())
+        }
+        answers = {name: future.result() for name, future in waiting.items()}
+        rebuild = max(groups["ifl"].run(rebuilt, 5, LARGE, CLASSES), key=median)
     warm = 1 if n < 10 else 3
     steps = {
         name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]), strict=True)][warm:]
         for name in RECIPES
     }
     ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"], strict=True)]
-    low, middle, high = quantiles(ratios, n=4)
+    low, high = middle_half(ratios)
     usual = median(steps["baseline"])
     print(
         f"\n{network}, {ranks} rank{'s' * (ranks > 1)} of {max(1, CORES // ranks)} "
         f"thread{'s' * (CORES // ranks > 1)}, n = {len(ratios)} rounds"
     )
     print(
-        f"  baseline {usual:.1f} ms, IFL {median(steps['ifl']):.1f} ms a step; IFL / baseline {middle:.3f} (middle "
-        f"half {low:.3f} to {high:.3f})"
+        f"  baseline {usual:.1f} ms, IFL {median(steps['ifl']):.1f} ms a step; IFL / baseline {median(ratios):.3f} "
+        f"(middle half {low:.3f} to {high:.3f})"
     )
     mine, its = answers["ifl"][0], answers["baseline"][0]
     for part in dict.fromkeys((*mine, *its)):
@@ -235,17 +243,20 @@ def shares(runs: Path) -> None:
 
 
 def main(words: list[str]) -> None:
-    options = dict(word.split("=", 1) for word in words)
-    if "shares" in options:
-        return shares(Path(options["shares"]))
-    networks = options.get("networks", ",".join(NETWORKS)).split(",")
+    usual = {"networks": "", "ranks": "1,2", "n": 40, "large_n": 5, "data": "", "shares": ""}
+    values = values_of(words, usual)
+    if values["shares"]:
+        return shares(Path(values["shares"]))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ranks and scratch folder go, too
+    networks = some_of("networks", values["networks"], NETWORKS)
+    many = some_of("ranks", values["ranks"], ("1", "2", "4"))
     with tempfile.TemporaryDirectory() as scratch:
         roots = {
-            "small_resnet": Path(options.get("data", f"{scratch}/digits")),
+            "small_resnet": Path(values["data"] or f"{scratch}/digits"),
             "resnext50_32x4d": Path(scratch) / "painted",
         }
         for network in networks:
-            if network == "small_resnet" and "data" not in options:
+            if network == "small_resnet" and not values["data"]:
                 digits(roots[network])
             elif network == "resnext50_32x4d":
                 from tests.helpers import toy
@@ -259,8 +270,8 @@ def main(words: list[str]) -> None:
                     shard_samples=1000,
                     size=(150, 112),
                 )
-            for ranks in map(int, options.get("ranks", "1,2").split(",")):
-                n = int(options.get("n", 40)) if network == "small_resnet" else int(options.get("large_n", 5)) + 1
+            for ranks in map(int, many):
+                n = values["n"] if network == "small_resnet" else values["large_n"] + 1
                 _pair(network, ranks, n, roots[network], Path(scratch) / f"{network}-{ranks}")
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from sharding.verify import verify
+from tests.bench.words import values_of
 from tests.helpers import toy
 
 
@@ -56,13 +57,13 @@ def plain(folder: Path) -> int:
 
 
 def main(words: list[str]) -> None:
-    options = dict(word.split("=", 1) for word in words)
-    n, workers = int(options.get("n", 5)), int(options.get("workers", 2))
+    values = values_of(words, {"data": "", "n": 5, "images": 600, "workers": 2})
+    n, workers = values["n"], values["workers"]
     with tempfile.TemporaryDirectory() as scratch:
-        if "data" in options:
-            folder = Path(options["data"])
+        if values["data"]:
+            folder = Path(values["data"])
         else:
-            third = int(options.get("images", 600)) // 3
+            third = values["images"] // 3
             images, per_class = (
                 iter(photographs(3 * third + 2)),
                 [third, third, third, 2],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from recipes.table_layout import Layout
 from tests.helpers.tables import write_run
@@ -21,6 +24,7 @@ def write_claim_runs(
     seeds: int | None = None,
     spread: float = 0.0,
     sources: bool = True,
+    made_from: Mapping[str, str] | None = None,
 ) -> None:
     """Write the runs of every row of a layout, each with the accuracy of its published name; rows without one get none.
 
@@ -31,9 +35,12 @@ def write_claim_runs(
         seeds: how many; default: as many as the row averages.
         spread: standard deviation of a run's accuracy over seeds.
         sources: whether predictions say of what source their samples are: two samples a source.
+        made_from: a row's published name -> that of a row before it, whose run of the same seed each of its runs
+            judges: it has the same spread and, of the same accuracy, the same samples right.
     """
     rng = np.random.default_rng(0)
     hard = np.repeat(rng.random(SOURCES), SAMPLES // SOURCES)  # the same sources are hard for every run
+    drawn: dict[tuple[str, str, str, int], tuple[str, float, list[np.ndarray]]] = {}
     for row in layout.rows:
         if row.published not in accuracy:
             continue
@@ -42,10 +49,16 @@ def write_claim_runs(
                 path = write_run(
                     folder, row.recipe, seed, data=data, train=train, preset=layout.preset, budget=row.budget
                 )
-                level = accuracy[row.published] + spread * rng.standard_normal()
-                for split in ("test_cbl", "test_gbl"):
-                    right = 0.7 * hard + 0.3 * rng.random(SAMPLES) < level
-                    arrays = {
+                if source := (made_from or {}).get(row.published):
+                    judged, beyond, noise = drawn[source, data, train, seed]
+                    written = yaml.safe_load((path / "recipe.yaml").read_text())
+                    (path / "recipe.yaml").write_text(yaml.safe_dump({**written, "method": {"eval_of": judged}}))
+                else:
+                    beyond, noise = spread * rng.standard_normal(), [rng.random(SAMPLES) for _ in range(2)]
+                drawn[row.published, data, train, seed] = path.name, beyond, noise
+                for split, own in zip(("test_cbl", "test_gbl"), noise, strict=True):
+                    right = 0.7 * hard + 0.3 * own < accuracy[row.published] + beyond
+                    arrays: dict[str, Any] = {
                         "id": np.arange(SAMPLES),
                         "label": LABEL,
                         "group": LABEL // 2,

@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ class _Nursery:
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
-        self._answers = self._socket.makefile("rb")
+        self._answers, self._asking = self._socket.makefile("rb"), threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             cwd=PROJECT,
@@ -73,9 +74,10 @@ class _Nursery:
 
     def ask(self, *request: Any, files: Sequence[int] = ()) -> Any:
         data = pickle.dumps(request)
-        socket.send_fds(self._socket, [struct.pack("<Q", len(data))], files)
-        self._socket.sendall(data)
-        return _receive(self._answers)
+        with self._asking:  # a bench runs two groups, each from a thread
+            socket.send_fds(self._socket, [struct.pack("<Q", len(data))], files)
+            self._socket.sendall(data)
+            return _receive(self._answers)
 
 
 class _Process:
@@ -249,6 +251,7 @@ def _bring_up(requests: socket.socket) -> None:
     import torch._dynamo  # noqa: F401 (torch.optim imports it at the first step)
 
     import ifl.train  # noqa: F401
+    from sharding.loader_workers import end_with_parent
 
     answers, codes = requests.makefile("wb"), dict[int, int | None]()
     while True:
@@ -261,6 +264,7 @@ def _bring_up(requests: socket.socket) -> None:
         what, *words = pickle.loads(data)
         if what == "fork":
             if (pid := os.fork()) == 0:
+                end_with_parent()  # it may be in the midst of a call when the tests are killed
                 requests.close()
                 os.environ.clear()
                 os.environ.update(words[0])

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from analysis.figures.progress import phase_tables
-from ifl.supervision.profiling import PHASES, busy_us
+from ifl.distributed.comm import Comm
+from ifl.supervision.profiling import PHASES, Profile, busy_us
 from ifl.supervision.waits import Waits
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
@@ -49,6 +51,23 @@ def test_a_profile_is_a_trace_and_a_table_of_each_rank_and_changes_no_bit(tiny_r
     assert rows[line["slowest"]].startswith(f"rank {line['slowest']} (slowest)")
     trained_lines = _lines(tmp_path / "plain", "train")
     assert trained_lines and all(value["data_wait_s"] > 0 <= value["rank_wait_s"] for value in trained_lines)
+
+
+def test_a_trace_that_cannot_be_written_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence names the file and the reason; the phases are told all the same."""
+    in_the_way = tmp_path / "trace-000001-rank-0.json.gz"
+    in_the_way.mkdir()
+    profiled = Profile((1, 3), 10, tmp_path, Comm(), torch.device("cpu"))
+    told = {}
+    for done in range(4):
+        profiled.before(done)
+        with profiled.phase("forward"):
+            pass
+        told[done + 1] = profiled.after(done + 1)
+    assert not told[1] and not told[2] and not told[4]
+    assert (told[3]["first"], told[3]["steps"], told[3]["ranks"][0].keys()) == (1, 2, {*PHASES, "idle"})
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "log.profile" in line]
+    assert f"{in_the_way} cannot be written (Is a directory)" in line
 
 
 @pytest.mark.parametrize("value", ["5", "5:5", "7:5", "0:101", "a:b", "-1:3", "1:2:3"])

@@ -66,7 +66,11 @@ def test_open_tables_are_laid_out_as_the_fixed_ones(open_name: str, fixed: str) 
     differ.
     """
     ours, theirs = shipped.layout_of(open_name), shipped.layout_of(fixed)
-    assert [one.model_copy(update={"budget": "paper"}) for one in ours.rows] == theirs.rows
+    on_digits = [{name: count for name, count in one.tried.items() if name == "digits_glt"} for one in ours.rows]
+    assert [
+        one.model_copy(update={"budget": "paper", "tried": tried})
+        for one, tried in zip(ours.rows, on_digits, strict=True)
+    ] == theirs.rows
     assert ours.columns == theirs.columns and ours.published == theirs.published
 
 
@@ -93,6 +97,32 @@ def test_a_row_may_have_seeds_of_its_own(tmp_path: Path) -> None:
         layout_in(tmp_path, [row(seeds=[1, 1])], [CLT], ["birds"])
     with pytest.raises(ValueError, match=r"rows\.0\.seeds"):
         layout_in(tmp_path, [row(seeds=[])], [CLT], ["birds"])
+
+
+def test_rows_of_a_recipe_were_tried_alike() -> None:
+    """Among how many values val chose, every shipped table says alike of a recipe; those that a recipe says val chose
+    for a data set are among several.
+    """
+    said: dict[str, dict[str, int]] = {}
+    for one in (one for name in shipped.OPEN for one in shipped.layout_of(name).rows if not one.twin):
+        assert said.setdefault(one.recipe, one.tried) == one.tried
+    assert said["glt_tade"] == {"fashion_glt": 8, "digits_glt": 4} and said["glt_crt"] == {}
+    chosen = {"glt_ldam": ["digits_glt"], "glt_ride": ["digits_glt"], "glt_tde": ["digits_glt", "fashion_glt"]}
+    assert all(said[recipe][data] > 1 for recipe, names in chosen.items() for data in names)
+
+
+@pytest.mark.parametrize(
+    "tried, sentence",
+    [
+        ({"digits_glt": 0}, "rows.0.tried.digits_glt"),
+        ({"digits_gl": 3}, "tried of A names digits_gl; did you mean digits_glt?"),
+    ],
+)
+def test_values_tried_that_nobody_can_have_tried(tmp_path: Path, tried: dict[str, int], sentence: str) -> None:
+    """No value at all, or values on a data set that the table has not, are refused when the layout is read."""
+    with pytest.raises(ValueError) as error:
+        layout_in(tmp_path, [row(tried=tried)], [{**CLT, "data": "digits_glt"}], [])
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "birds,", "birds,birds", "a b", "../birds"])
@@ -281,3 +311,16 @@ def test_twins_that_nobody_can_find(tmp_path: Path, rows: list[dict[str, Any]], 
     with pytest.raises(ValueError) as error:
         layout_in(tmp_path, rows, [CLT], ["digits_glt"])
     assert sentence in str(error.value)
+
+
+def test_a_twin_that_nobody_knows(tmp_path: Path) -> None:
+    """Is refused where the recipes are known, with the nearest; one beside the table is legal, and so is one that only
+    runs still know.
+    """
+    made = layout_in(tmp_path, [row(), row("glt_ifl", "B", twin="glt_baselin")], [CLT], ["digits_glt"])
+    with pytest.raises(ValueError, match=r"twin of B: glt_baselin is no row .* did you mean glt_baseline"):
+        made.refuse_unknown_twins(["glt_baseline", "glt_crt"])
+    made.refuse_unknown_twins(["glt_baselin"])
+    layout_in(tmp_path, [row("glt_crt_ifl", "B", twin="A"), row()], [CLT], ["digits_glt"]).refuse_unknown_twins([])
+    for name in shipped.OPEN:
+        shipped.layout_of(name).refuse_unknown_twins([])

@@ -187,7 +187,7 @@ def test_packed_runs_have_their_share(tmp_path: Path) -> None:
         (["pack=x;y"], "pack=x;y is not legal"),
         (["pack=65"], "from 1 to 64"),
         (["pack=2", "nodes=2"], "has nodes=2"),
-        (["pack=3", "slurm.gpus_per_node=4"], "1, 2, 4 are legal"),
+        (["pack=3", "slurm.gpus_per_node=4"], "slurm.gpus_per_node. evenly: 1, 2, 4 are legal"),
         (["pack=2", "cluster=local"], "use max_jobs=2"),
         (["pack=2", "slurm.arrays=false"], "do not go together"),
     ],
@@ -441,3 +441,12 @@ def test_an_elements_names_are_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None
     for name, value in {"JOB_ID": "17", "TASK_ID": "0"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_{name}", value)
     assert events.incarnation() == "17_0.2"
+
+
+def test_an_array_that_is_awaited_whole_is_named_once() -> None:
+    """sbatch's list of what a job waits for stays short: behind a thousand elements stands their array's id, and single
+    elements where others of their array live that are not awaited."""
+    elements = [f"7_{number}" for number in range(1000)]
+    assert submission.awaited([*elements, "9", "8_3"], frozenset([*elements, "9", "8_3", "8_4"])) == ["7", "9", "8_3"]
+    assert submission.awaited(elements[:2], frozenset(elements[:3])) == elements[:2]
+    assert submission.awaited(["10", "10", "7_2"], frozenset(["7_2"])) == ["10", "7_2"]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from recipes.common.errors import DataError, RecipeError
-from recipes.schema import PROJECT
+from recipes.schema import PROJECT, Slurm
 from sharding.build import run as build
 from sharding.building.request import HELP, _literals, builders, declared
 from slurm.cluster import build_job
-from slurm.cluster.build_job import BuildJob, stages
+from slurm.cluster.build_job import Build, BuildJob, Stage, stages
 from slurm.site_file import Site
 from tests.helpers import cluster as clusters
 from tests.helpers.imagenet import built, content, plant, planted_source
@@ -68,6 +68,15 @@ def test_stages_and_parts() -> None:
         "pack",
         "finish",
     ]
+
+
+def test_a_stage_is_not_bound_to_several_nodes(tmp_path: Path) -> None:
+    """A site-wide list of nodes is for runs: sbatch would refuse it in a job of one node. A list of one stays."""
+    for nodes, kept in (("n[1-4]", False), ("n7", True)):
+        slurm = Slurm(options={"nodelist": nodes, "nodefile": "f", "reservation": "ml"})
+        stage = Stage("index", (("data=x",),), slurm)
+        text = build_job._job(Build("x", (stage,), "dry", tmp_path / "work"), stage, tmp_path, None).text()
+        assert (f"--nodelist={nodes}" in text) == kept and "--nodefile" not in text and "--reservation=ml" in text
 
 
 def test_declarations_are_whole() -> None:

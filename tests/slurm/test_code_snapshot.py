@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ifl.saving import provenance
+from recipes.code import checkout
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
@@ -26,7 +26,7 @@ from tests.helpers.project_copy import copy_of_the_project
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy that stands in for the project: its code is what is submitted."""
     folder = copy_of_the_project(tmp_path / "project")
-    for module in (code_snapshot, provenance):
+    for module in (code_snapshot, checkout):
         monkeypatch.setattr(module, "PROJECT", folder)
     return folder
 
@@ -35,19 +35,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> None:
+def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no
-    site file, no example runs and no temporary folder beside it.
+    site file whatever its name, no example runs and no temporary folder beside it.
     """
-    (project / "slurm" / "site.yaml").write_text("setup: [export TOKEN=secret]\n")
+    sites = ("slurm/site.yaml", "slurm/lab.yaml", "recipes/home.yaml")
+    for name in sites:
+        (project / name).write_text("setup: [export TOKEN=secret]\n")
+    monkeypatch.setenv("GLT_SITE", str(project / "recipes" / "home.yaml"))
     (project / "tests").mkdir()
     (project / "tests" / "test_x.py").touch()
     code = code_snapshot.snapshot_code(tmp_path / "runs")
     expected = {
         name: text
         for name, text in contents(project).items()
-        if name.endswith((".py", ".yaml"))
-        and not name.startswith(("tests/", "slurm/site.yaml", "examples/fashion_glt/"))
+        if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", *sites, "examples/fashion_glt/"))
     }
     assert len(expected) > 50
     assert contents(code) == expected | {"COMMIT": b"unknown\n"}
@@ -102,8 +104,8 @@ def test_a_colon_in_the_runs_folder_is_refused(tmp_path: Path) -> None:
 
 
 WHO = (
-    "import json, recipes.schema, ifl.saving.provenance, slurm.code_snapshot, slurm.cluster.requeue, slurm.job; "
-    "print(recipes.schema.PROJECT, slurm.job.__file__, ifl.saving.provenance.commit(), slurm.code_snapshot.running())"
+    "import json, recipes.schema, recipes.code.checkout, slurm.code_snapshot, slurm.cluster.requeue, slurm.job; "
+    "print(recipes.schema.PROJECT, slurm.job.__file__, recipes.code.checkout.commit(), slurm.code_snapshot.running())"
 )
 
 
@@ -135,15 +137,15 @@ def test_a_checkout_of_another_user_has_a_commit(monkeypatch: pytest.MonkeyPatch
     """git refuses a checkout that belongs to somebody else (root in a container); a run there still names its
     commit.
     """
-    if provenance.commit() == "unknown":
+    if checkout.commit() == "unknown":
         pytest.skip("no checkout here, or no git")
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    assert provenance.commit() != "unknown"
+    assert checkout.commit() != "unknown"
 
 
 def test_a_local_run_names_the_commit() -> None:
     """Outside a copy the code that runs is named by the project's commit."""
-    assert code_snapshot.running() == provenance.commit()
+    assert code_snapshot.running() == checkout.commit()
 
 
 def test_copies_are_no_runs(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 from recipes.common.errors import RecipeError
+from recipes.layers import Layer
 from recipes.resolve import resolve
 from slurm import evaluator, site_file
 from slurm.cluster import requeue
@@ -27,6 +30,7 @@ from slurm.planning.schedule import Run
 from slurm.site_file import Site
 from slurm.starting.rank_start import RankStart
 from tests.helpers.launching import flags, launch, stub
+from tests.helpers.paths import PROJECT
 
 WORDS = ["data=digits_glt", "log.eval=job", "nodes=2", "slurm.gpus_per_node=a100:4", "slurm.mem=480G"]
 SLURM = """case "$0 $1 $2" in
@@ -87,6 +91,19 @@ def test_it_asks_for_what_one_task_has(tmp_path: Path) -> None:
     assert job.folder == recipe.run_folder / "eval"
     in_queue = {"8": run_state.Job("RUNNING", 0, given["job-name"] or "", str(job.folder / evaluator.FILE))}
     assert run_state.job_of(recipe.run_folder, [], in_queue) is None, "it is not taken for the run's job"
+
+
+@pytest.mark.parametrize("nodes, kept", [("a,b", False), ("n[1-2]", False), ("a", True)])
+def test_it_is_not_bound_to_the_runs_nodes(tmp_path: Path, nodes: str, kept: bool) -> None:
+    """sbatch refuses a job of one node with a list of several, so no such list is inherited; nor what delays the run's
+    own start. What the site file says for evaluators counts all the same."""
+    asked = [f"slurm.options.{option}" for option in (f"nodelist={nodes}", "nodefile=f", "hold=true", "begin=18:00")]
+    run = Run(resolve([*WORDS, *asked, "slurm.options.nice=5", f"runs={tmp_path}"]))
+    given = flags(evaluator_job(run, tmp_path / "code", Site()).text())
+    assert {"nodelist", "nodefile", "hold", "begin", "nice"} & set(given) == {"nice", *(["nodelist"] if kept else [])}
+    own = {"evaluator": [Layer("site", {"options": {"nodelist": "c"}})]}
+    site = Site(path=tmp_path / "site.yaml", blocks=own)
+    assert flags(evaluator_job(run, tmp_path / "code", site).text())["nodelist"] == "c"
 
 
 def test_what_the_site_file_says_of_evaluators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,5 +321,54 @@ def test_it_leaves_with_its_start(node: Path, run: Path) -> None:
     (node / "said").write_text("JobState=RUNNING Restarts=1")
     assert code("needed") == 0
     (run / "done").write_text(json.dumps({}))
-    assert code("needed") == 1 and code("watch") == 0
+    assert code("needed") == evaluator.OVER and code("watch") == 0
     assert (node / "done").read_text() == "scancel 8\n"
+
+
+def _script(run: Run, code: Path, setup: Sequence[str], python: str) -> str:
+    """The batch file of a run's evaluator up to the watch beside its step, in whose place it says so."""
+    run.folder.joinpath("log").mkdir(parents=True, exist_ok=True)
+    lines = evaluator_job(run, code, Site(setup=tuple(setup), own={"python": python})).text().splitlines()
+    watch = next(place for place, line in enumerate(lines) if "-m slurm.evaluator watch" in line)
+    return "\n".join([*lines[:watch], "echo step"])
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> str:
+    """A setup line that brings the Python of this name, `glt-python`, without which there is none."""
+    stub(tmp_path, "glt-python", f'exec {shlex.quote(sys.executable)} "$@"')
+    return f"export PATH={shlex.quote(str(tmp_path))}:$PATH"
+
+
+def test_its_python_may_come_by_a_setup_line(node: Path, tmp_path: Path, brought: str) -> None:
+    """Modules and setup lines come before its first question, so a Python that they bring can ask it: where the start
+    is on, the evaluator begins, and where it is over, the job leaves with 0 and says nothing."""
+    recipe = resolve(["data=digits_glt", "log.eval=job", f"runs={tmp_path / 'my runs'}"])
+    script = _script(Run(recipe), PROJECT, [brought], "glt-python")
+    variables = {**os.environ, evaluator.START: "7.1", "SLURM_JOB_ID": "8"}
+    (node / "said").write_text("JobState=RUNNING Restarts=1")
+    begun = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+    assert (begun.returncode, begun.stdout) == (0, "step\n"), begun.stderr
+    (node / "said").write_text("JobState=PENDING Restarts=2")
+    over = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+    assert (over.returncode, over.stdout) == (0, "") and not noted(recipe.run_folder), over.stderr
+
+
+@pytest.mark.parametrize("wrong", ["a setup line", "no such Python", "a Python that breaks down"])
+def test_an_evaluator_whose_python_does_not_start_is_told(node: Path, tmp_path: Path, brought: str, wrong: str) -> None:
+    """The job ends with 1, and the run's events name its log, for the start that it was for; a job that is cancelled
+    meanwhile has nothing to tell."""
+    recipe = resolve(["data=digits_glt", "log.eval=job", f"runs={tmp_path / 'my runs'}"])
+    setup = {"a setup line": [brought, "false"], "no such Python": [], "a Python that breaks down": [brought]}[wrong]
+    code = tmp_path if wrong == "a Python that breaks down" else PROJECT
+    script = _script(Run(recipe), code, setup, "glt-python")
+    variables = {**os.environ, evaluator.START: "7.1", "SLURM_JOB_ID": "8"}
+    ended = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (event,) = events.read(recipe.run_folder)
+    assert event["incarnation"] == "7.1" and "the evaluator's job 8 ended" in event["text"]
+    events.append_event(recipe.run_folder, "start", incarnation="7.1")
+    assert remarks("a run", events.read(recipe.run_folder)) == [f"a run: {event['text']}"]
+    cancelled = _script(Run(recipe), code, ["kill $$"], "glt-python")
+    assert subprocess.run(["bash", "-c", cancelled], env=variables).returncode == 143
+    assert len(noted(recipe.run_folder)) == 1

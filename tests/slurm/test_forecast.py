@@ -13,7 +13,7 @@ import yaml
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
 from slurm.planning.cost import comparable_runs, measured
-from slurm.planning.forecast import fitted, forecast, history
+from slurm.planning.forecast import evaluations_s, fitted, forecast, history
 from slurm.planning.schedule import Run
 from slurm.scaling import Assumptions, best_every_s, run_s, step_s, suite_bytes
 from tests.helpers.launching import launch
@@ -28,7 +28,9 @@ def recipe_of(root: Path, runs: Path, *words: str) -> Recipe:
     )
 
 
-def earlier(recipe: Recipe, rate: float, world: int = 2, finished: bool = True, network: bool = True) -> None:
+def earlier(
+    recipe: Recipe, rate: float, world: int = 2, finished: bool = True, network: bool = True, evaluate_s: float = 100.0
+) -> None:
     """A run folder as a run leaves it that trained at `rate` images/s on `world` processes."""
     folder = recipe.run_folder
     folder.mkdir(parents=True)
@@ -48,7 +50,7 @@ def earlier(recipe: Recipe, rate: float, world: int = 2, finished: bool = True, 
     )
     if finished:  # of 600 s: one save a minute, one at each end, and one for each milestone
         (folder / "done").write_text(
-            json.dumps({"seconds": {"save": 28.0, "boot": 8.0, "train": 600.0, "evaluate": 100.0}})
+            json.dumps({"seconds": {"save": 28.0, "boot": 8.0, "train": 600.0, "evaluate": evaluate_s}})
         )
 
 
@@ -108,6 +110,28 @@ def test_hours_and_efficiency_are_the_models(nodes: int, tiny_root: Path, tmp_pa
     recipe.run_folder.mkdir()
     (recipe.run_folder / "done").write_text("{}")
     assert forecast([Run(recipe)]) == []
+
+
+def test_an_evaluator_takes_evaluations_from_the_ranks(tiny_root: Path, tmp_path: Path) -> None:
+    """With `log.eval=job` the ranks evaluate the last epoch, and wait for an evaluator that is slower than an epoch's
+    steps; what ranks took beside an evaluator is no evaluation's time.
+    """
+    earlier(recipe_of(tiny_root, tmp_path, "seed=1", "log.eval=job"), 800.0, evaluate_s=3.0)
+    inline, beside = (
+        recipe_of(tiny_root, tmp_path, "nodes=4", "schedule.epochs=5000", f"log.eval={who}")
+        for who in ("inline", "job")
+    )
+    assert "interruptions included, evaluations not (none was measured); efficiency" in forecast([Run(inline)])[0]
+    earlier(recipe_of(tiny_root, tmp_path, "seed=2"), 800.0)
+    given = fitted(inline, comparable_runs(inline, measured(tmp_path, "digits_glt")), 1 / 24)
+    assert given.evaluate_s == pytest.approx(2 * 100 / EPOCHS)
+    assert evaluations_s(inline, given, 1e6) == pytest.approx(5000 * 4.0 / 4)
+    assert evaluations_s(beside, given, 1e6) == pytest.approx(4.0 / 4)
+    assert evaluations_s(beside, given, 5000 * 3.0) == pytest.approx(4.0 / 4 + 4999 * (4.0 - 3.0))
+    steps_s = 2 * IMAGES * 5000 / 128 * step_s(given, 128, 32, 4, 4, 2)
+    for recipe in (inline, beside):
+        hours = run_s(given, steps_s + evaluations_s(recipe, given, steps_s), 60.0, 4) / 3600
+        assert forecast([Run(recipe)])[0].startswith(f"about {hours:.2g} hours on 4 ranks, interruptions included; ")
 
 
 def test_several_runs_are_added_up(tiny_root: Path, tmp_path: Path) -> None:

@@ -62,6 +62,30 @@ def test_a_first_stage_has_no_point(tmp_path: Path) -> None:
     assert asked.said == ("grid: optim.lr (2), 2 points: 2 runs, and 1 that they build on, without the grid's values",)
 
 
+def test_a_grid_may_be_of_the_first_stage(tmp_path: Path) -> None:
+    """`first.KEY` in grid= makes a first stage for each value, and a second stage or an evaluation on each."""
+    for recipe in ("glt_crt", "glt_logit_adjust"):
+        words = [f"recipe={recipe}", "data=digits_glt", f"runs={tmp_path / recipe}"]
+        asked = requested_runs([*words, "grid=first.optim.lr:.05,.3"], Site())
+        by_hand = [resolve([*words, f"first.optim.lr={rate}"]) for rate in (".05", ".3")]
+        assert [run.folder for run in asked.runs if run.point] == [recipe.run_folder for recipe in by_hand]
+        assert [run.recipe.optim.lr for run in asked.runs if not run.point] == [0.05, 0.3]
+        assert asked.said[0].endswith("2 runs, and 2 that they build on, with its first. values") and not asked.said[1:]
+
+
+def test_what_trains_nothing_has_no_grid_of_training(tmp_path: Path) -> None:
+    """A row that judges another's run is there once, as it stands, where the grid's values change no number of it; said
+    beside the count. Of values that change its numbers it has each.
+    """
+    words = ["recipe=glt_logit_adjust", "data=digits_glt", f"runs={tmp_path}"]
+    asked = requested_runs([*words, "grid=optim.lr:.05,.3"], Site())
+    assert [run.folder.name for run in asked.runs][1:] == [resolve(words).run_name] and not asked.runs[1].point
+    assert "what trains nothing, glt_logit_adjust: made once" in asked.said[1] and "first.KEY in grid=" in asked.said[1]
+    for grid in ("method.args.tau:.5,1+optim.lr:.1,.2", "batch.budget:paper,matched"):
+        made = requested_runs([*words, f"grid={grid}"], Site()).runs
+        assert len([run for run in made if run.point]) == len(read_grid(grid).points)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -75,6 +99,12 @@ def test_a_first_stage_has_no_point(tmp_path: Path) -> None:
         ([*ON_DIGITS, "optim.lr=.1", "grid=optim.lr:.1,.2"], "give optim.lr in one of the two"),
         (["table=demo", "grid=batch.budget:paper,matched"], "the table demo says batch.budget"),
         (["table=demo", "grid=ifl.center_lr:.1,.2"], "would switch IFL on"),
+        (["table=demo", "grid=first.optim.lr:.1,.2"], "is of a first stage, and the row of glt_baseline has none"),
+        (["table=demo", "grid=first.batch.budget:paper,matched"], "the table demo says first.batch.budget"),
+        ([*ON_DIGITS, "grid=first.optim.lr:.1,.2"], "the recipe glt_ifl has no first stage"),
+        (["recipe=glt_crt", "grid=first.optim.r:.1"], r"first.optim.r is no science key of a recipe; did you mean"),
+        (["recipe=glt_crt", "grid=first.model.name:a"], "of a first stage schedule, optim, .* can be set"),
+        (["recipe=glt_crt", "grid=first.optim.lr:x"], r"first.optim.lr=x \(grid=.*\): input should be a valid number"),
     ],
 )
 def test_what_no_grid_is_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:

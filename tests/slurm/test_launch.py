@@ -162,10 +162,10 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     ]
     own, code = shlex.quote(str(tmp_path / "a run")), shlex.quote(str(tmp_path / "some code"))
     assert given.pop("setup") == [
-        f"[ ! -e {own}/done ] || {{ cd {code}; PYTHONPATH={code} {shlex.quote(sys.executable)} -P "
-        f"-m slurm.after_run {own} finished over; exit 0; }}",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export GLT_PATH=",
+        f"[ ! -e {own}/done ] || {{ cd {code} || exit 0; PYTHONPATH={code} {shlex.quote(sys.executable)} -P "
+        f"-m slurm.after_run {own} finished over; exit; }}",
     ]
     assert given.pop("additional_parameters") == {"requeue": True}
     assert given.pop("srun_args") == ["-K1", "--export=ALL", "--cpus-per-task=3"]
@@ -240,6 +240,7 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
         "squeue",
         f'f=$(cat {tmp_path}/file) || exit 0; echo "4711|PENDING|N/A|None|$(basename -s .sh $f)|$f"',
     )
+    stub(bin_folder, "scontrol", "echo 'ClusterName             = here'")
     words = ["data=digits_glt", "recipe=glt_ifl", *FULL, "nodes=2", f"data.root={tiny_root}", f"runs={runs}"]
     result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other", SLURM_JOB_ID="5")
     assert result.returncode == 0, result.stderr
@@ -249,9 +250,8 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     assert resolve([f"recipe={recipe.run_folder / 'recipe.yaml'}"]) == recipe
     (event,) = events.read(recipe.run_folder)
     assert event["incarnation"] == "local.", "the job that the shell is in has no part in it"
-    assert (event["event"], event["job"], event["needs"]) == ("submitted", "4711", []) and (
-        runs / ".code" / event["code"]
-    ).is_dir()
+    assert (event["event"], event["job"], event["needs"]) == ("submitted", "4711", []) and event["cluster"] == "here"
+    assert (runs / ".code" / event["code"]).is_dir()
     shown = batch_part(launch(*words, "cluster=dry").stdout)
     assert f"/.code/{event['code']}" in shown
     assert (tmp_path / "batch.sh").read_text().strip() == shown.strip()

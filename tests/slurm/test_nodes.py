@@ -117,8 +117,8 @@ class Slurm:
     def __call__(self, words: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
         said = ""
         if words[0] == "sinfo":
-            up = [node if " " in node else f"{node} mixed (null) (null)" for node in self.nodes]
-            away = (f"{node} (null) (null)" for node in ("r8 drained", "r9 idle*", "r10 down"))
+            up = [node if " " in node else f"{node} mixed (null) (null) 8 1000" for node in self.nodes]
+            away = (f"{node} (null) (null) 8 1000" for node in ("r8 drained", "r9 idle*", "r10 down"))
             said = "\n".join([*up, *away])
         elif words[1:3] == ["show", "job"]:
             said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded} "
@@ -218,6 +218,13 @@ def test_without_another_node_the_run_gives_up_and_says_so(
         ("ReqNodeList=r[1-2] Features=(null)", "requeue", None),
         ("Reservation=ml", "requeue", None),
         ("Features=[rack1|rack2]*2", "requeue", None),
+        ("TresPerNode=gres:gpu:4", "requeue", ["r2"]),
+        ("TresPerNode=gres:gpu:8", "requeue", None),
+        ("TresPerNode=gpu:a100:4,gres:nvme:1", "give up", None),
+        ("MinCPUsNode=32 MinMemoryNode=64G", "requeue", ["r2"]),
+        ("MinCPUsNode=64 MinMemoryNode=0", "give up", None),
+        ("MinCPUsNode=8 MinMemoryNode=128G", "give up", None),
+        ("MinCPUsNode=32 MinMemoryCPU=4G", "give up", None),
     ],
 )
 def test_only_nodes_count_that_have_what_the_job_asks_for(
@@ -225,10 +232,20 @@ def test_only_nodes_count_that_have_what_the_job_asks_for(
 ) -> None:
     """So that a job never waits for a node that is not there. Where that cannot be told none is left out."""
     _node(run, "r2")
-    both, other = "idle a100,ib gpu:a100:4(S:0)", "idle h100 gpu:h100:4"
-    slurm = Slurm([f"r1 {both}", f"r2 {both}", *(f"r{number} {other}" for number in (3, 4, 5))], asks=asks)
+    both, other = "idle a100,ib gpu:a100:4(S:0-1,3),nvme:1 64 256000", "idle h100 gpu:h100:4 32 66000"
+    alike = "idle a100_mig gpu:a100_mig:4 32 66000"
+    nodes = [f"r1 {both}", f"r2 {both}", *(f"r{number} {other}" for number in (3, 4)), f"r5 {alike}"]
+    slurm = Slurm(nodes, asks=asks)
     said = _ends(monkeypatch, run, slurm)
     assert (said["verdict"], said.get("excluded")) == (verdict, without)
+
+
+@pytest.mark.parametrize("state", ["reserved", "idle$", "blocked", "drained", "idle*", "maint"])
+def test_nodes_that_are_kept_for_others_do_not_count(run: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """A job without a reservation is never given a reserved node, so it would wait for it for as long as that lasts."""
+    _node(run, "r2")
+    slurm = Slurm(["r1", "r2", f"r3 {state} (null) (null) 8 1000"])
+    assert _ends(monkeypatch, run, slurm)["verdict"] == "give up" and slurm.asked == []
 
 
 def test_no_usable_device_is_tried_once_elsewhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from slurm import site_file
 from slurm.after_run import ending, notices, settings
 from slurm.after_run.settings import Archive, Notify, archive_of, hand_over, handed_over, notify_of
 from slurm.cluster import needs, requeue
-from slurm.cluster.sbatch import parameters
+from slurm.cluster.sbatch import batch_job, parameters
 from slurm.local.run_queue import run_all
 from slurm.monitoring import commands, events, run_state
 from slurm.planning.schedule import Run
@@ -38,7 +38,7 @@ SECRET = "S3CRET"
 
 
 @contextmanager
-def server(answer: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def server(answer: int = 200, **headers: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A web server of this machine: its address, with a secret in it, and what it was sent."""
     got: list[dict[str, Any]] = []
 
@@ -46,6 +46,13 @@ def server(answer: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(answer)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            got.append({"event": "GET"})
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -152,6 +159,31 @@ def test_the_site_file_brings_both_and_the_launcher_shows_no_secret(
     assert sentence.startswith(f"{site}: notify") and SECRET not in sentence
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("clusters: {alpha: {notify: 'https://h/S3CRET'}, beta: 3}", "clusters.beta is not legal"),
+        ("clusters:\n  alpha: {notify: 'https://h/S3CRET'}\n  beta:\n", "clusters.beta is not legal"),
+        ("clusters: ['https://h/S3CRET']", "clusters is not legal"),
+        ("clusters: {alpha: {for: {notify: 'https://h/S3CRET'}}}", "clusters.alpha: for.notify is not legal"),
+        ("for: {notify: 'https://h/S3CRET'}", "for.notify is not legal"),
+        ("partition: gpu\nnotify: https://h/S3CRET: x\n", "mapping values are not allowed here (line 2)"),
+        ("partition: gpu\nnotify: 'https://h/S3CRET\n", "while scanning a quoted scalar (line 2)"),
+        ("notify: [tell, S3CRET\npartition: gpu\n", "(line 1)"),
+    ],
+)
+def test_a_slip_around_it_does_not_quote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    """What is wrong elsewhere in the file, or in its YAML, is said by key or line, and no value beside it is shown."""
+    site = tmp_path / "site.yaml"
+    site.write_text(text)
+    monkeypatch.setenv("GLT_SITE", str(site))
+    with pytest.raises(RecipeError) as error:
+        site_file.load()
+    assert said in str(error.value) and str(site) in str(error.value) and SECRET not in str(error.value)
+
+
 def test_jobs_find_it_in_a_file_that_only_its_user_reads(tmp_path: Path) -> None:
     """What a launch hands over is read back, by its user alone, follows the site file, and is gone with it."""
     own = {"notify": Notify(address=f"https://h/{SECRET}"), "archive": Archive("/a", True), "other": 7}
@@ -178,6 +210,18 @@ def test_an_address_gets_the_line(tmp_path: Path) -> None:
         ending.after(run, "finished", over=True)
         assert len(got) == 1, "a run is told once to be finished, though its job is started again"
     assert [(e["event"], e["of"], e["to"]) for e in events.beside(run)] == [("notified", "finished", "127.0.0.1")]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_refusal(tmp_path: Path, code: int) -> None:
+    """Where an address answers with another, the line has reached nobody; it is noted as refused, and no other address
+    is asked."""
+    run = run_in(tmp_path)
+    with server() as (other, got), server(code, Location=other) as (address, _):
+        hand_over(tmp_path, {"notify": Notify(address=address)})
+        ending.after(run, "finished", over=True)
+    (event,) = events.beside(run)
+    assert (event["event"], event["error"]) == ("notice refused", f"it answers {code}") and not got
 
 
 @pytest.mark.parametrize("kind", ["dead", "hanging", "dripping", "refusing", "unknown host", "not http"])
@@ -378,15 +422,15 @@ def test_a_job_that_is_cancelled_while_its_failure_is_told_stays_cancelled(
 
 @pytest.mark.parametrize("folder", ["runs", "a b's $(touch canary)"])
 def test_a_job_that_starts_again_after_the_end_does_what_was_not_done(tmp_path: Path, folder: str) -> None:
-    """Where SLURM starts the job of a finished run again its batch script tells the end that was not told, before
-    modules and setup, and leaves with 0; so it does where the code is gone."""
+    """Where SLURM starts the job of a finished run again its batch script tells the end that was not told, and
+    leaves with 0; so it does where the code is gone."""
     words, file = teller(tmp_path)
     runs = tmp_path / folder
     run = run_in(runs, done=True)
     hand_over(runs, {"notify": Notify(command=tuple(words))})
     recipe = resolve(["data=digits_glt", f"runs={tmp_path}"])
     for code in (PROJECT, tmp_path / "gone"):
-        line = parameters(recipe, run, code)["setup"][0]
+        line = "\n".join(parameters(recipe, run, code)["setup"])
         variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(["bash", "-c", f"{line}\nexit 7"], cwd=tmp_path, env=variables, capture_output=True)
         assert done.returncode == 0
@@ -464,3 +508,20 @@ def test_what_finished_unnoticed_counts(tmp_path: Path) -> None:
     commands.note_launch([a, b], ["x", "table=t"])
     (a / "done").write_text("{}")
     assert [one.counts for one in commands.note_end(b, "given up")] == [{"finished": 1, "given up": 1}]
+
+
+def test_a_finished_run_is_told_by_a_python_that_setup_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that comes back after its run's end does what SLURM gave the last start no time for, and leaves with 0
+    before any rank starts; also where its Python is there only behind the setup lines."""
+    recipe = resolve(["data=digits_glt", "recipe=glt_baseline", f"runs={tmp_path / 'my runs'}"])
+    folder = run_in(recipe.run_folder.parent, recipe.run_folder.name, done=True)
+    command, file = teller(tmp_path)
+    hand_over(folder.parent, {"notify": Notify(command=tuple(command))})
+    stub(tmp_path, "glt-python", f'exec {sys.executable} "$@"')
+    setup = [f"export PATH={tmp_path}:$PATH"]
+    text = batch_job(Run(recipe), PROJECT, setup, own={"python": "glt-python"}).text()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for _ in range(2):  # once more after it was told
+        ended = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert [notice["event"] for notice in told(file)] == ["finished"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ifl.saving import provenance, run_facts
-from recipes import code_digest
-from recipes.code_digest import code_digests
+from ifl.saving import run_facts
+from recipes.code import checkout, digest
+from recipes.code.digest import code_digests
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
@@ -44,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ifl/methods/shared.py").write_text("scale = 2\n")
     (tmp_path / "ifl/models/small_resnet.py").write_text("WIDTH = 8\n")
     (tmp_path / "recipes/glt_baseline.yaml").write_text("method: {name: ce}\n")
-    for module in (code_digest, provenance):
+    for module in (digest, checkout):
         monkeypatch.setattr(module, "PROJECT", tmp_path)
     return tmp_path
 
@@ -104,9 +104,9 @@ def test_meta_json_says_what_is_in_no_commit(project: Path, recipe: Recipe) -> N
     }
     facts = run_facts.code(recipe)
     assert facts["uncommitted"] == expected and facts["code"] == code_digests(recipe)
-    lines = [f"{state} {name}" for name, state in provenance.uncommitted(["ifl", "sharding"]).items()]
+    lines = [f"{state} {name}" for name, state in checkout.uncommitted(["ifl", "sharding"]).items()]
     (project / "COMMIT").write_text("\n".join(["0123abc", *lines, "untracked recipes/other.yaml"]) + "\n")
-    assert provenance.commit() == "0123abc" and run_facts.code(recipe)["uncommitted"] == expected
+    assert checkout.commit() == "0123abc" and run_facts.code(recipe)["uncommitted"] == expected
 
 
 def made(recipe: Recipe, **meta: object) -> Path:
@@ -144,7 +144,7 @@ def test_another_commit_is_shown_in_one_line_and_marks_nothing(
     """A launch and the status say which runs were made at another commit than today's, a few by name; of today's
     commit, and where a commit is not known, nothing is said."""
     monkeypatch.setenv("GLT_SITE", "")
-    monkeypatch.setattr(provenance, "commit", lambda: "1234567890abcdef+changes")
+    monkeypatch.setattr(checkout, "commit", lambda: "1234567890abcdef+changes")
     monkeypatch.setattr(run_state, "queue", lambda: None)
     folder = made(recipe, commit="c0ffee" * 6, code=code_digests(recipe))
     runs, line = folder.parent, f"the code's commit is 1234567890ab+changes, and c0ffeec0ffee made {folder.name}"

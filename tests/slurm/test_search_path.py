@@ -16,7 +16,7 @@ import torch
 from analysis.inputs.runs import load_run
 from ifl.method import Output, Rows, Task, load_file, load_method
 from ifl.saving import run_facts
-from recipes.code_digest import code_digests, code_files
+from recipes.code.digest import code_digests, code_files
 from recipes.common import search_path
 from recipes.common.errors import RecipeError, RunError
 from recipes.declarations import declaration, model_forms
@@ -123,7 +123,7 @@ def test_digests_are_those_of_a_copy_in_the_project(own: Path, tmp_path: Path, m
     there = code_digests(recipe)
     assert set(there) == {"method", "model", "recipe"} and code_files(recipe)["method"][0].is_absolute()
     project = filled(tmp_path / "project")
-    monkeypatch.setattr("recipes.code_digest.PROJECT", project)
+    monkeypatch.setattr("recipes.code.digest.PROJECT", project)
     assert code_files(recipe)["method"] == [Path("ifl/methods/my_method.py")] and code_digests(recipe) == there
     monkeypatch.undo()
     monkeypatch.setenv("GLT_PATH", str(own))

@@ -79,8 +79,8 @@ def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> Non
     output = dry(path)
     text = batch_part(output)
     body = text[text.index("# setup") : text.index("srun")].splitlines()
-    assert body[2:4] == ["module load gcc/12.2 || exit 1", "module load cuda/12.4 || exit 1"]
-    assert [body[4], body[6]] == lines and body[8].startswith("export PYTHONPATH=")
+    assert body[1:3] == ["module load gcc/12.2 || exit 1", "module load cuda/12.4 || exit 1"]
+    assert [body[3], body[5]] == lines and body[7].startswith("export PYTHONPATH=")
     assert flags(text)["partition"] == "gpu"
     assert "NCCL" not in output[: output.index("#!/bin/bash")] and "cuda/12.4" in output[: output.index("#!/bin/bash")]
     assert output.splitlines()[1] == f"# site file: {path}"
@@ -119,6 +119,7 @@ def test_the_default_site_file_is_the_projects(tmp_path: Path, monkeypatch: pyte
         ("setup: date", "setup='date'"),
         ("setup: [{export A: b}]", "shell lines"),
         ("setup: ['a\n\n  b']", "shell lines"),
+        ('setup: ["a\\0b"]', "shell lines"),
         ("time: 1\nsignal_delay_s: 60", "slurm.signal_delay_s=60"),
     ],
 )

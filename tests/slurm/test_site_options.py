@@ -13,7 +13,7 @@ import yaml
 from recipes.common.errors import RecipeError
 from recipes.identity import departures, science_values
 from recipes.resolve import dump, resolve
-from recipes.sbatch.options import OWN, REFUSED, SHORT, gpus_in, with_gpus
+from recipes.sbatch.options import OF_ALL_VERSIONS, OF_SOME_VERSIONS, OWN, REFUSED, SHORT, gpus_in, with_gpus
 from recipes.schema import PROJECT, Slurm
 from slurm import environment, launch, site_file, status
 from slurm.cluster import build_job, sbatch_help
@@ -168,8 +168,8 @@ def test_the_list_holds_what_a_real_sbatch_tells(tmp_path: Path, monkeypatch: py
     names = sbatch_help.names_here()
     sbatch_help.names_here.cache_clear()
     assert names and len(names) > 60
-    assert names - {*sbatch_help.OF_ALL.split(), *sbatch_help.LATER.split(), "nodefile"} == set()
-    assert set(REFUSED) - {"tasks-per-node"} <= {*sbatch_help.OF_ALL.split(), *sbatch_help.LATER.split()}
+    assert names - {*OF_ALL_VERSIONS.split(), *OF_SOME_VERSIONS.split(), "nodefile"} == set()
+    assert set(REFUSED) - {"tasks-per-node"} <= {*OF_ALL_VERSIONS.split(), *OF_SOME_VERSIONS.split()}
 
 
 def test_the_launcher_asks_before_anything_is_made(tmp_path: Path, site: Any) -> None:
@@ -342,8 +342,8 @@ def test_a_cluster_s_data_and_command_are_its_own(site: Any) -> None:
         ({"partition": "p"}, "alpha", "site=alpha is not legal .*the file has no `clusters:`"),
         ({"clusters": {"alpha": {}}, "default": "beta"}, None, "default=beta is not legal .*legal: alpha"),
         ({"clusters": {"alpha": {}}, "default": ["alpha"]}, None, r"default=\['alpha'\] is not legal"),
-        ({"clusters": ["alpha"]}, None, "clusters=.* is not legal"),
-        ({"clusters": {"alpha": "gpu"}}, None, "clusters=.* is not legal"),
+        ({"clusters": ["alpha"]}, None, "clusters is not legal"),
+        ({"clusters": {"alpha": "gpu"}}, None, r"clusters\.alpha is not legal"),
         ({"clusters": {"a b": {}}}, None, "clusters.a b is not legal"),
         ({"clusters": {3: {}}}, None, "clusters.3 is not legal"),
         (
@@ -358,7 +358,14 @@ def test_a_cluster_s_data_and_command_are_its_own(site: Any) -> None:
         ({"for": {"data/": {}}}, None, "for.data/ is not legal"),
         ({"for": {"build/featurs": {}}}, None, "for.build/featurs is not legal: did you mean build/features"),
         ({"for": {"data/digits_glt": {"tme": 3}}}, None, "for.data/digits_glt.tme is not legal: did you mean time"),
-        ({"for": {"data/digits_glt": ["time"]}}, None, "for=.* is not legal"),
+        ({"clusters": {"b": {"time": "never"}}}, None, r"slurm\.time=never \(.*clusters\.b\)"),
+        ({"clusters": {"b": {"options": {"nodes": 3}}}}, None, r"slurm\.options\.nodes.*\(.*clusters\.b\)"),
+        ({"clusters": {"b": {"container": 3}}}, None, "container=3 is not legal"),
+        ({"clusters": {"b": {"notify": 3}}}, None, "notify is no text"),
+        ({"clusters": {"b": {"for": {"data/x": {"look": {"disc": 1}}}}}}, None, r"look\.disc is not legal"),
+        ({"for": {"build/features": {"time": "x"}}}, None, r"slurm\.time=x \(.*for\.build/features\)"),
+        ({"for": {"recipe/none_here": {"mem": "much"}}}, None, r"slurm\.mem=much"),
+        ({"for": {"data/digits_glt": ["time"]}}, None, r"for\.data/digits_glt is not legal"),
         ({"for": {"build": {"setup": "date"}}}, None, "for.build.setup='date' is not a list of shell lines"),
         ({"runs": 3}, None, "runs=3 is not legal"),
         ({"runs": ""}, None, "runs='' is not legal"),
@@ -437,6 +444,20 @@ def test_builds_take_their_own_blocks(site: Any, tmp_path: Path) -> None:
         ("#SBATCH --mail-type=END,FAIL", "`options: {mail-type: 'END,FAIL'}` says it"),
         ("#SBATCH -x node[1-3]", "`options: {exclude: 'node[1-3]'}` says it"),
         ("#SBATCH --exclusive", "`options: {exclusive: true}` says it"),
+        (
+            "#SBATCH --mail-type=END --mail-user=a@b.c",
+            "`options: {mail-type: END}` says it; `options: {mail-user: a@b.c}`",
+        ),
+        (
+            "#SBATCH -pgpu --time 2:00:00 --frob=1",
+            "`partition: gpu` says it; `time: 2:00:00` says it; sbatch has no option",
+        ),
+        ("#SBATCH -p", "`partition` is the key of --partition"),
+        ("#SBATCH --mem=$X", "`mem` is the key of --mem"),
+        ("#SBATCH --comment='long tails'", "`options: {comment: long tails}` says it"),
+        ("#SBATCH --comment=$X", "`options:` holds --comment, but not with this value: only letters, digits"),
+        ("#SBATCH --reservatoin=ml", "sbatch has no option --reservatoin: did you mean reservation?"),
+        ("#SBATCH --comment='a", "`options:` holds sbatch's options by their long names"),
         ("#SBATCH --nodes=4", "--nodes is not to be set: nodes= and tasks_per_node= are its words"),
         ("#SBATCH", "`options:` holds sbatch's options by their long names"),
     ],
@@ -447,7 +468,7 @@ def test_hidden_sbatch_lines_are_refused(site: Any, line: str, instead: str) -> 
         site({"setup": ["date", line]})
     if instead.endswith("` says it"):
         resolve(ON, yaml.safe_load(instead.split("`")[1]))
-    assert set(SHORT.values()) <= set(sbatch_help.OF_ALL.split())
+    assert set(SHORT.values()) <= set(OF_ALL_VERSIONS.split())
 
 
 def test_runs_lie_where_the_site_says(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from recipes.common.errors import StatusError
+from recipes.common.errors import RecipeError, StatusError
+from recipes.resolve import resolve
 from slurm import status
-from slurm.cluster import requeue
+from slurm.cluster import requeue, submission
 from slurm.monitoring import events, failure, run_line, run_state
+from slurm.nodes.remarks import remarks
+from slurm.planning.schedule import Run
+from slurm.site_file import Site
 from tests.helpers.launching import stub
 
 
@@ -695,3 +699,38 @@ def test_an_id_that_is_more_than_a_number_is_compared_by_its_number(tmp_path: Pa
         for job in ("7", "108_[0-3%2]", "12+0")
     }
     assert run_state.job_of(tmp_path, [], jobs) == "108_[0-3%2]"
+
+
+@pytest.fixture
+def beta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A login node of cluster beta, with an empty queue."""
+    (tmp_path / "bin").mkdir()
+    stub(tmp_path / "bin", "squeue", "exit 0")
+    stub(tmp_path / "bin", "scontrol", "echo 'ClusterName             = beta'")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    run_state.cluster_name.cache_clear()
+    yield
+    run_state.cluster_name.cache_clear()
+
+
+def test_a_run_of_another_cluster_is_not_submitted_again(beta: None, tmp_path: Path) -> None:
+    """Clusters may share a folder of runs. A run that was submitted on another is `unknown` here until its end is
+    noted: neither a launch nor cancel= takes this queue's silence for its end, and the status names the cluster."""
+    recipe = resolve(["data=digits_glt", "recipe=glt_baseline", f"runs={tmp_path / 'runs'}"])
+    folder = recipe.run_folder
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("{}")
+    for cluster, state in (("beta", "lost"), ("alpha", "unknown")):
+        events.append_event(folder, "submitted", incarnation=events.LAUNCHER, job="7", needs=[], cluster=cluster)
+        events.append_event(folder, "start", incarnation="7.0")
+        assert run_state.state_of(folder, events.read(folder), run_state.queue()) == state
+    assert remarks("it", events.read(folder)) == ["it: its job is on cluster alpha, whose queue is not asked from here"]
+    with pytest.raises(
+        RecipeError, match="the queue of cluster alpha is not asked from here, so nothing was submitted"
+    ):
+        submission.preview([Run(recipe)], None, Site())
+    with pytest.raises(StatusError, match="has its job on cluster alpha: the same command there cancels it"):
+        status.cancel(folder)
+    events.append_event(folder, "verdict", incarnation="7.0", verdict="give up")
+    assert run_state.state_of(folder, events.read(folder), run_state.queue()) == "gave up"
+    assert submission.preview([Run(recipe)], None, Site())[1], "then it may go on here"

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.gpu.scale import SCALES, Scale
+from tests.bench.words import some_of, values_of
 
 SECTIONS = {
     "images": 40,
@@ -80,11 +81,10 @@ def main(words: list[str]) -> None:
     """Measure, and write both files."""
     from tests.bench.gpu.table import markdown
 
-    options = dict(word.split("=", 1) for word in words)
-    scale = SCALES[options.get("size", "full")]
-    only = options.get("only", ",".join(SECTIONS)).split(",")
+    options = values_of(words, {"size": tuple(SCALES), "minutes": 15.0, "out": "out/gpu", "only": ""})
+    scale, out = SCALES[options["size"]], Path(options["out"])
+    only = some_of("only", options["only"], SECTIONS)
     names = [name for name in SECTIONS if name in {"images", *only}]
-    out = Path(options.get("out", "out/gpu"))
     prepare(scale)
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -94,7 +94,7 @@ def main(words: list[str]) -> None:
         "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     with tempfile.TemporaryDirectory(prefix="glt-gpu-") as scratch:
-        sections = measured(names, scale, float(options.get("minutes", 15)), Path(scratch))
+        sections = measured(names, scale, options["minutes"], Path(scratch))
         for log in Path(scratch).glob("*.log"):
             (out / log.name).write_bytes(log.read_bytes())
     machines = [section.pop("machine") for section in sections.values()]

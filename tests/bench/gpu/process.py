@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from sharding.loader_workers import end_with_parent
 from tests.bench.gpu.bench import Bench
 from tests.bench.gpu.scale import Scale
 
@@ -23,6 +24,7 @@ GRACE_S = 20.0
 
 def serve(name: str, scale: Scale, scratch: Path, out: Path, seconds: float) -> None:
     """In the process: run a section, what it and its children print going to a log beside its findings."""
+    end_with_parent()
     os.setsid()  # its loader workers end with it
     log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

@@ -1,10 +1,10 @@
 """JPEGs like ImageNet's for the loader's bench: cut from the two photographs that scikit-learn brings, with detail of a
 photograph's spectrum on top.
 
-    python -m tests.bench.loader.data out=DIR [images=2000]
+    python -m tests.bench.loader.data [out=out/bench-loader] [images=2000]
 
-DIR/full/tree/CLASS/N.jpg (56 % are 500 x 375, quality 90 to 96, 85 % with colours at half resolution),
-DIR/short256/tree the same with a shorter side of 256 (quality 90), and beside each `glt/train`, the suite's shards of
+OUT/full/tree/CLASS/N.jpg (56 % are 500 x 375, quality 90 to 96, 85 % with colours at half resolution),
+OUT/short256/tree the same with a shorter side of 256 (quality 90), and beside each `glt/train`, the suite's shards of
 the same bytes. 100 classes, long-tailed. The same bytes every time.
 """
 
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.bench.words import values_of
 
 SHAPES = ((500, 375), (375, 500), (500, 333), (640, 480), (400, 400))
 SHARES = (0.56, 0.2, 0.12, 0.06, 0.06)
@@ -106,6 +108,10 @@ def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
     (folder / "made").write_text(str(images))
 
 
+def main(words: list[str]) -> None:
+    values = values_of(words, {"out": "out/bench-loader", "images": IMAGES})
+    make(Path(values["out"]), values["images"])
+
+
 if __name__ == "__main__":
-    values = dict(word.split("=", 1) for word in sys.argv[1:])
-    make(Path(values["out"]), int(values.get("images", IMAGES)))
+    main(sys.argv[1:])

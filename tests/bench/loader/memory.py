@@ -27,6 +27,7 @@ BATCHES = 8
 def ours(folder: Path, samples: int, window: int) -> None:
     from sharding.format.dataset import Split
     from sharding.format.index import load_index
+    from sharding.images.decoders import available
     from sharding.plan.ranks import rank_draws
     from sharding.reader import MicroBatches, Reader, TrainView
     from tests.bench.loader.access import enlarged
@@ -34,7 +35,7 @@ def ours(folder: Path, samples: int, window: int) -> None:
 
     split = Split(folder, enlarged(load_index(folder), samples))
     plan = plan_epoch([None], samples, batch=BATCH, group=0, seed=0, epoch=0, shards=split.index.shard, window=window)
-    crops = MicroBatches(split, TrainView(112, (0.08, 1.0), hflip=True), decoder="simplejpeg")
+    crops = MicroBatches(split, TrainView(112, (0.08, 1.0), hflip=True), decoder=available()[0])
     said(Reader(crops, WORKERS).read(rank_draws(plan, micro_batches(BATCH, 0, 0, 1), 0)))
 
 

@@ -25,7 +25,7 @@ def by_pillow(data: bytes, draw: int, size: int) -> np.ndarray:
 
 def section(root: Path, rounds: int) -> None:
     """Prints the differences; they are the same every time, whatever the rounds."""
-    print(f"\n**pixels**: difference to Pillow's crops of the same boxes, grey levels of 255, {IMAGES} images\n")
+    print("\n**pixels**: difference to Pillow's crops of the same boxes, grey levels of 255\n")
     print("| decoder | images | crop | mean | largest |\n|---|---|---|---|---|")
     for kind in ("full", "short256"):
         folder = root / kind / "glt" / "train"
@@ -49,4 +49,6 @@ def section(root: Path, rounds: int) -> None:
                     )
                     for draw, (data, pixels) in enumerate(zip(files, wanted, strict=True))
                 ]
-                print(f"| {name} | {kind} | {size} | {np.mean(apart):.3f} | {np.max(apart)} |", flush=True)
+                print(
+                    f"| {name} | {len(files)} of {kind} | {size} | {np.mean(apart):.3f} | {np.max(apart)} |", flush=True
+                )

@@ -26,6 +26,7 @@ from typing import Any
 from tests.bench.loader import access, data, memory, pixels, randaug, small
 from tests.bench.loader.environments import PROJECT, install, python_of, reason_of
 from tests.bench.loader.pipelines import BATCH, MAKERS, WORKERS
+from tests.bench.words import some_of, values_of
 
 PEERS = ("webdataset + Pillow", "ImageFolder + DataLoader", "webdataset + Pillow + RandAugment, float32")
 FLOORS = tuple(name for name in MAKERS if "alone" in name or "floor" in name)
@@ -157,19 +158,13 @@ def table(root: Path, name: str, rows: tuple[str, ...], rounds: int, reasons: di
 
 
 def main(words: list[str]) -> None:
-    values = {key: value for key, _, value in (word.partition("=") for word in words)}
-    unknown = set(values) - {"data", "images", "rounds", "only", "rows"}
-    alone = values["rows"].split("|") if "rows" in values else [*MAKERS]
-    wanted = values["only"].split(",") if "only" in values else [*TABLES, *SECTIONS]
-    if unknown or not set(wanted) <= {*TABLES, *SECTIONS} or not set(alone) <= {*MAKERS}:
-        sys.exit(
-            f"legal are data=FOLDER, images=N, rounds=N, only= some of {','.join([*TABLES, *SECTIONS])} and "
-            f"rows= some of {'|'.join(MAKERS)}"
-        )
+    usual = {"data": "out/bench-loader", "images": data.IMAGES, "rounds": 5, "only": "", "rows": ""}
+    values = values_of(words, usual)
+    alone = some_of("rows", values["rows"], MAKERS, between="|")
+    wanted = some_of("only", values["only"], [*TABLES, *SECTIONS])
     tables = {name: tuple(row for row in TABLES[name][2] if row in alone) for name in wanted if name in TABLES}
-    root, rounds = (PROJECT / values.get("data", "out/bench-loader")).resolve(), int(values.get("rounds", 5))
-    images = int(values.get("images", data.IMAGES))
-    reasons = ready(root, images, {MAKERS[row][0] for rows in tables.values() for row in rows} - {""})
+    root, rounds = (PROJECT / values["data"]).resolve(), values["rounds"]
+    reasons = ready(root, values["images"], {MAKERS[row][0] for rows in tables.values() for row in rows} - {""})
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "pylibjxl", "simplejpeg", "webdataset")
     )
