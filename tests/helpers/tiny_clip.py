@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -48,14 +47,3 @@ def make(folder: Path) -> tuple[nn.Module, Path]:
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     (folder / "ifl/models/own_clip.py").write_text(MODEL.format(name=NAME))
     return model, weights
-
-
-def trained(folder: str, glt_path: str) -> bool | str:
-    """Make the run of a prepared folder, in a rank, with a folder of GLT_PATH."""
-    from tests.helpers import mini
-
-    os.environ["GLT_PATH"] = glt_path
-    try:
-        return mini.trained(folder)
-    finally:
-        del os.environ["GLT_PATH"]

@@ -34,6 +34,7 @@ from sharding.open import open_dataset
 from tests.helpers import mini, tiny_clip
 from tests.helpers.libraries import asked_here
 from tests.helpers.ranks import started
+from tests.helpers.tuned import in_a_rank
 
 NAMES = ["0", "1", "2", "3"]
 
@@ -63,7 +64,7 @@ def zero_shot(clip: tuple[Path, nn.Module, Path], root: Path, runs: Path, nodes:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("GLT_PATH", str(folder))
         recipe = mini.recipe_of(root, runs, "recipe=glt_clip_zeroshot", *words, scale)
-    assert started(nodes).run(tiny_clip.trained, str(recipe.run_folder), str(folder)) == [True] * nodes
+    assert started(nodes).run(in_a_rank, str(recipe.run_folder), str(folder)) == [True] * nodes
     return recipe.run_folder
 
 
