@@ -24,7 +24,7 @@ from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.backbone import feature_dim_of
-from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
+from ifl.network.bn_statistics import RunningStatistics, synchronise_groups, without_groups
 from ifl.network.frozen_features import FrozenFeatures
 from ifl.network.network import Network, build_network
 from ifl.saving import run_facts
@@ -348,10 +348,7 @@ def build_model(
     method.to(device)
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
-        raise ValueError(
-            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: "
-            "set batch.bn to the samples of a group"
-        )
+        raise ValueError(without_groups(recipe.model.name))
     return Model(method=method, engine=engine, statistics=statistics, rank_rows=rank_rows)
 
 

@@ -173,6 +173,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
         return node_check.parse_command(words, site)
     from slurm.planning.archived_runs import marked
     from slurm.planning.requested_runs import requested_runs
+    from slurm.planning.start_check import start_fault
 
     asked = requested_runs(words, site)
     if any(run.recipe.cluster != "local" for run in asked.runs):
@@ -184,6 +185,9 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
         if lacking:
             raise RecipeError(lacking)
         _check_profile(run)
+        misfit = start_fault(run.recipe)
+        if misfit:
+            raise RecipeError(misfit)
     runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
     return Training(runs, asked.at_once, site, words, asked.said, asked.pack)
 

@@ -54,12 +54,12 @@ def write_vectors(path: Path, made: ClassVectors) -> None:
     write_whole(path, save({VECTORS: made.vectors_KD.contiguous()}, metadata={ABOUT: json.dumps(said)}))
 
 
-def read_vectors(path: Path, class_names: Sequence[str], sha256: str | None = None) -> ClassVectors:
+def read_vectors(path: Path, class_names: Sequence[str] | None, sha256: str | None = None) -> ClassVectors:
     """Read the file.
 
     Args:
         path: of the file.
-        class_names: those of the data set, which the file must have in the same order.
+        class_names: those of the data set, which the file must have in the same order; None: any.
         sha256: the digest that it must have; None: any.
 
     Raises:
@@ -79,7 +79,7 @@ def read_vectors(path: Path, class_names: Sequence[str], sha256: str | None = No
         raise RunError(f"{whose} has `{VECTORS}` of {vectors.dtype} {list(vectors.shape)}; {WANTED}")
     if len(vectors) != len(names):
         raise RunError(f"{whose} has {len(vectors)} vectors and {len(names)} {NAMES}; {WANTED}")
-    if fault := _other_names(names, class_names):
+    if class_names is not None and (fault := _other_names(names, class_names)):
         raise RunError(f"{whose} is of other classes than the data set: {fault}; one made for it is legal")
     vectors = vectors.float()
     if not torch.isfinite(vectors).all() or (vectors.norm(dim=-1) == 0).any():

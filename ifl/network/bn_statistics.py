@@ -109,3 +109,11 @@ def convert_groups(network: nn.Module, group: Any = None) -> None:
             f"timm's {other.__name__} cannot be shared among ranks: as many ranks as groups, or fewer, are legal"
         )
     convert_sync_batchnorm(network, group)
+
+
+def without_groups(model: str) -> str:
+    """Say that a model's batch normalisation needs groups."""
+    return (
+        f"batch.bn=0 is for a network without batch normalisation, and {model} has it: set batch.bn to the samples of "
+        "a group"
+    )

@@ -44,18 +44,18 @@ class RowMasks:
         """
         self._at = (seed, epoch, step, rows_B, batch)
 
-    def kept(self, layer: int, rate: float, half: int | None = None) -> np.ndarray:
+    def kept(self, layer: int, rate: float, part: int | None = None) -> np.ndarray:
         """Return bool [B]: the rows that the layer keeps, each with probability 1 - rate.
 
         Args:
             layer: its number in the backbone.
             rate: its own.
-            half: 0 or 1, the half of the micro-batch that it sees; None: all of it.
+            part: 0 or 1, the half of the micro-batch that it sees; None: all of it.
         """
         assert self._at is not None, "a network in training is told the rows of each micro-batch"
         seed, epoch, step, rows_B, batch = self._at
-        if half is not None:
-            rows_B = np.split(rows_B, 2)[half]
+        if part is not None:
+            rows_B = np.split(rows_B, 2)[part]
         key = np.array([seed << 32 | epoch, step << 32 | layer], dtype=np.uint64)
         words = np.random.Philox(key=key, counter=np.array([0, 0, 0, _DOMAIN], dtype=np.uint64)).random_raw(batch)
         kept: np.ndarray = unit_floats(words)[rows_B] >= rate
@@ -65,15 +65,15 @@ class RowMasks:
 class DropPath(nn.Module):
     """float [B, ...] -> the same: in training a row is 0 with probability `rate`, else divided by 1 - rate."""
 
-    def __init__(self, rate: float, layer: int, masks: RowMasks, half: int | None = None) -> None:
-        """Draw the rows of a layer by `masks`; `layer` and `half` as for `RowMasks.kept`."""
+    def __init__(self, rate: float, layer: int, masks: RowMasks, part: int | None = None) -> None:
+        """Draw the rows of a layer by `masks`; `layer` and `part` as for `RowMasks.kept`."""
         super().__init__()
-        self.rate, self.layer, self.masks, self.half = rate, layer, masks, half
+        self.rate, self.layer, self.masks, self.part = rate, layer, masks, part
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or not self.rate:
             return x
-        kept = self.masks.kept(self.layer, self.rate, self.half)
+        kept = self.masks.kept(self.layer, self.rate, self.part)
         if len(kept) != len(x):
             raise RunError(
                 f"model.drop_path: a layer of stochastic depth sees {len(x)} rows where there are {len(kept)} images, "

@@ -151,36 +151,56 @@ def _answer(asked: str) -> dict[str, Any]:
     library = library_of(json.loads(asked)["name"])
     if sentence := lacking(library):
         return {"facts": _noted[asked]} if asked in _noted else {"fault": sentence}
-    kept = _place(asked, version_of(library))
+    try:
+        return answer(ASKED, asked, version_of(library))
+    except Unanswered as error:
+        return {"fault": f"model.name={json.loads(asked)['name']}: {library} could not be asked about it: {error}"}
+
+
+class Unanswered(Exception):
+    """Nobody could say; with the reason."""
+
+
+def answer(module: str, asked: str, version: str) -> dict[str, Any]:
+    """Return the answer to a question, from the cache where it was given before; faults are asked again.
+
+    Args:
+        module: which answers, `python -m MODULE QUESTION`, with one line of JSON at the end of what it prints.
+        asked: the question, JSON.
+        version: of what is asked about; another one is another answer.
+
+    Raises:
+        Unanswered: it does not come in time, or ends otherwise.
+    """
+    kept = _place(asked, version)
     try:
         told: dict[str, Any] = json.loads(kept.read_text())
         return told
     except (OSError, ValueError):
-        told = _ask(asked)
+        told = _ask(module, asked)
     if "fault" not in told:
         with contextlib.suppress(OSError):  # then it is asked again next time
             write_whole(kept, json.dumps(told))
     return told
 
 
-def _place(asked: str, library_version: str) -> Path:
+def _place(asked: str, version: str) -> Path:
     """Return the file that keeps an answer; other code or another version gives another."""
     code = [path.read_bytes() for room in ("backbones", "network") for path in sorted(PROJECT.glob(f"ifl/{room}/*.py"))]
-    key = hashlib.sha256(b"\0".join([asked.encode(), library_version.encode(), *code])).hexdigest()[:32]
+    key = hashlib.sha256(b"\0".join([asked.encode(), version.encode(), *code])).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "glt-suite" / "networks" / f"{key}.json"
 
 
-def _ask(asked: str) -> dict[str, Any]:
-    """Ask the library in a process of its own."""
-    words = [sys.executable, "-m", ASKED, asked]
+def _ask(module: str, asked: str) -> dict[str, Any]:
+    """Ask a module in another process."""
+    words = [sys.executable, "-m", module, asked]
     try:
         done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S)
         told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return told
     except subprocess.TimeoutExpired:
-        why = f"no answer within {LONGEST_S} s"
+        raise Unanswered(f"no answer within {LONGEST_S} s") from None
     except (ValueError, IndexError):
         why = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1][:300]
-    name = json.loads(asked)["name"]
-    return {"fault": f"model.name={name}: {library_of(name)} could not be asked about it: {why}"}
+        raise Unanswered(why) from None

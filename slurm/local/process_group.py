@@ -212,7 +212,7 @@ class LocalRun:
 def goes_on(folder: Path) -> str:
     """Say from where the same command goes on with a run."""
     if newest_step(folder) < 0:
-        return "no checkpoint was made yet, so the same command starts it anew"
+        return "no checkpoint was made yet, so once the cause is mended the same command starts it anew"
     return "the same command goes on from the last checkpoint"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,15 @@ RESNET = ("model.name=timm:resnet10t", "model.args.stem_width=8", "model.args.ch
 def asked_here(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """Answer what the launcher asks of a library in this process, which has torch, and keep answers in `cache`."""
     from ifl.network import library_facts
+    from ifl.pretrained import start_check
     from recipes.backbones import facts
+    from recipes.schema import Recipe
+
+    def answered(module: str, asked: str) -> dict[str, Any]:
+        if module == facts.ASKED:
+            return library_facts.answer(json.loads(asked))
+        said = start_check.fault(Recipe.model_validate(json.loads(asked)))
+        return {"fault": said} if said else {}
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(facts, "_ask", lambda question: library_facts.answer(json.loads(question)))
+    monkeypatch.setattr(facts, "_ask", answered)

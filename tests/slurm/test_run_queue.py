@@ -228,7 +228,8 @@ def test_an_interrupt_asks_all_under_way_to_save(
         (
             3,
             None,
-            "rank 0 ended with code 3 after step 0; no checkpoint was made yet, so the same command starts it anew",
+            "rank 0 ended with code 3 after step 0; no checkpoint was made yet, so once the cause is mended the same "
+            "command starts it anew",
         ),
         (3, 7, "ended with code 3 after step 7; the same command goes on from the last checkpoint"),
         (99, 7, "stopped and saved after step 7; the same command goes on from there"),
