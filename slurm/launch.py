@@ -183,7 +183,8 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
         if lacking:
             raise RecipeError(lacking)
         _check_profile(run)
-        if misfit := start_fault(run.recipe):
+        misfit = start_fault(run.recipe)
+        if misfit:
             raise RecipeError(misfit)
     runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
     return Training(runs, asked.at_once, site, asked.said, asked.pack)
