@@ -18,8 +18,9 @@ SELECTION = {
     "best": "the epoch of highest accuracy on val, the first one on ties; no test split selects anything",
 }
 METHOD = (
-    "Interval and p are of Student's t with Satterthwaite's degrees of freedom. The variance is that over the test "
-    "samples' sources, as resampling them gives it (samples of one source are one cluster), plus that over seeds."
+    "Interval and p are of Student's t with Satterthwaite's degrees of freedom, at most those of the seeds. The "
+    "variance is that over the test samples' sources, as resampling them gives it (samples of one source are one "
+    "cluster), plus that over seeds; rows of which one's runs start from the other's are compared pair by pair."
 )
 PAGE = """\
 # Checklist
