@@ -246,10 +246,10 @@ def cluster_name() -> str:
 
 
 def elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
-    """Return the cluster that the run's last job was submitted on, where it is not asked here and may have the job."""
+    """Return the cluster that the run's last job was submitted on, where another one is asked here; "" else."""
     last: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
     cluster = str(last.get("cluster", ""))
-    return cluster if cluster and not is_over(events) and cluster != cluster_name() else ""
+    return cluster if cluster and not is_over(events) and cluster_name() not in ("", cluster) else ""
 
 
 def not_asked(events: Sequence[Mapping[str, Any]]) -> str:

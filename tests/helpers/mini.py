@@ -78,6 +78,8 @@ def build(digits_root: Path, root: Path) -> Path:
 def recipe_of(root: Path, runs: Path, *words: str) -> Recipe:
     """Return a recipe of 5 epochs of 2 steps, with two groups a step, and make its run folder."""
     given = {word.partition("=")[0] for word in words}
+    if "data.features=once" in words:
+        given.add("augment.crop_scale")  # clean views are no crops, and refuse to be told of them
     recipe = resolve(
         [
             *(() if "recipe" in given else ("recipe=glt_baseline",)),

@@ -18,7 +18,7 @@ from tests.helpers import mini
 from tests.helpers.ranks import started
 from tests.helpers.tuned import WORDS, last_weights, network_of, run, write_models
 
-HEAD = (*WORDS, "model.name=tiny_vit", "model.train=head", "optim.lr=0.5", "augment.hflip=false", "data.workers=0")
+HEAD = (*WORDS, "model.name=tiny_vit", "model.train=head", "optim.lr=0.5", "data.workers=0")
 ONCE = (*HEAD, "data.features=once")
 IFL = ("ifl.environments=2", "ifl.milestones=[0]", "ifl.alpha=[0.01]", "preset=corrected")
 

@@ -66,8 +66,8 @@ def test_the_shipped_files_are_there(pattern: str) -> None:
 @pytest.mark.parametrize("name", names("recipes/*.yaml"))
 def test_every_recipe_resolves_and_repeats(tmp_path: Path, name: str) -> None:
     """Every recipe, a user's too, can be run on some data set, and what it writes down is the same run again."""
-    text = [f"method.text={PROJECT / 'LICENSE'}"] if name in NEED_A_FILE else []
-    recipe = _somewhere([f"recipe={name}", *text], *(f"data={data}" for data in names("recipes/data/*.yaml")))
+    files = [f"{key}={PROJECT / 'LICENSE'}" for key in ("method.text", "model.weights") if name in NEED_A_FILE]
+    recipe = _somewhere([f"recipe={name}", *files], *(f"data={data}" for data in names("recipes/data/*.yaml")))
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     again = resolve([f"recipe={tmp_path / 'recipe.yaml'}"])
     assert again == recipe and again.run_name == recipe.run_name and recipe.recipe == name
