@@ -11,7 +11,10 @@ from analysis.inputs.runs import load_runs
 from analysis.report.results import page
 from tests.helpers.paths import GOLDEN, PROJECT
 
-PAGES = {"examples/fashion_glt": "docs/results-fashion.md"}
+PAGES = {
+    "examples/fashion_glt": "docs/results-fashion.md",
+    "examples/digits_glt": "docs/results-digits.md",
+}
 
 
 @pytest.mark.parametrize("runs", PAGES)
