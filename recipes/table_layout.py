@@ -348,6 +348,10 @@ class Layout(_Strict):
         rows = [row.model_copy(update={"seeds": None}) for row in self.rows]
         return self.model_copy(update={"seeds": seeds, "rows": rows})
 
+    def outside(self, recipe: str, group: str) -> Row:
+        """Return the row of a twin that is no row of the table: it has the table's values, as rows do."""
+        return Row(recipe=recipe, label=recipe, group=group, set=_of_row(self.set, recipe))
+
     def tried_on(self, data: str) -> dict[str, int]:
         """Return among how many values val chose those of each row on a data set, by full label, the most first."""
         counts = {self.full_label(row): row.tried.get(data, 1) for row in self.rows}
@@ -487,12 +491,12 @@ def load_layout(file: Path, data: Sequence[str] = (), known: Sequence[str] = ())
 
 
 def _refuse_other_data(layout: Layout) -> None:
-    """Refuse `tried` on a data set that the table has not.
+    """Refuse `tried` on a data set that neither the table nor anybody knows.
 
     Raises:
         ValueError: a row has it.
     """
-    known = list(dict.fromkeys(column.data for column in layout.columns))
+    known = list(dict.fromkeys([*(column.data for column in layout.columns), *known_data()]))
     for row in layout.rows:
         if strange := next((name for name in row.tried if name not in known), None):
             raise ValueError(f"{layout.name}: tried of {row.label} names {strange}; {nearest(strange, known)}")
@@ -573,6 +577,10 @@ def _content(file: Path) -> dict[str, Any]:
     liked = _own_content(files[like])
     if "like" in liked:
         raise ValueError(f"{file.name}: like: {like} is not legal, for that table is like {liked['like']} itself")
+    if own.get("set") and "rows" not in own and isinstance(liked.get("rows"), list):
+        # Its rows have other values than those among which val chose.
+        rows = [{key: row[key] for key in row if key != "tried"} for row in liked["rows"] if isinstance(row, dict)]
+        liked = {**liked, "rows": rows}
     return {**liked, **own}
 
 

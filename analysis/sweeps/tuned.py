@@ -97,7 +97,7 @@ def _search(
     layout: Layout, row: Row, source: Source, runs: Sequence[Run], val: Mapping[str, float], grid: Grid | None
 ) -> Search:
     search = Search()
-    of_row = [run for run in _runs_of(layout, row, source, runs) if run.seed in layout.seeds_of(row)]
+    of_row = [run for run in _runs_of(layout, row, source, runs, grid) if run.seed in layout.seeds_of(row)]
     of_row = _without_repeats(of_row, layout.words(row, source))
     for label, members in _grouped(layout, row, source, of_row, grid).items():
         counted = [run for run in members if run.finished and run.name in val]
@@ -137,20 +137,23 @@ def _choose(search: Search, val: Mapping[str, float]) -> None:
         search.notes.append(f"val of seed {listed} does not count, for not all of its values have it")
 
 
-def _runs_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> list[Run]:
+def _runs_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run], grid: Grid | None = None) -> list[Run]:
     """Return the runs of a row with whatever other values; of rows that differ in `set`, each run is of the one that
-    sets most of what it has.
+    sets most of what it has. What a row sets of a first stage or of files, the grid's points may have replaced.
     """
     data, train = source
     axes = (row.recipe, data, train, row.budget, layout.preset)
     alike = [run for run in runs if (run.recipe, run.data, run.train, run.budget, run.preset) == axes]
     siblings = [other for other in layout.rows if (other.recipe, other.budget) == (row.recipe, row.budget)]
 
+    known = grid or _noted_grid(alike)
+    points = [point.words for point in known.points] if known else [()]
+
     def has(run: Run, values: dict[str, Any], other: Row) -> bool:
-        words = layout.words(other, source)
-        if any(key.startswith(FIRST) for key in other.set) and not run.builds_on_that_of(words):
+        commands = [[*layout.words(other, source), *words] for words in points]
+        if any(key.startswith(FIRST) for key in other.set) and not any(map(run.builds_on_that_of, commands)):
             return False
-        if DIGESTS.keys() & other.set.keys() and not run.has_files_of(words):
+        if DIGESTS.keys() & other.set.keys() and not any(map(run.has_files_of, commands)):
             return False
         return all(
             values.get(key) == value

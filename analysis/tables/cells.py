@@ -141,8 +141,10 @@ def fill_table(
             cell = _add_statistics(layout, column, cell, baselines[index, column.source], resamples)
             line.append(replace(cell, paper=published.number_at(numbers, row, column)))
         cells.append(line)
-    unused = _runs_without_row(layout, runs)
-    compared = [*_unequal_search(layout), *_mark_other_samples(layout, cells, resamples)]
+    # Where val chose, other values than the rows' own count, and who chose says among how many.
+    unused = _runs_without_row(layout, runs) if chosen is None else []
+    search = _unequal_search(layout) if chosen is None else []
+    compared = [*search, *_mark_other_samples(layout, cells, resamples)]
     notes = [*lacking, *compared, *notes, *(note for note, _ in unused)]
     notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
@@ -400,8 +402,9 @@ def _baseline_of(
         return None
     if twin := layout.twin_of(row):
         return Baseline(layout.full_label(twin), choices[layout.rows.index(twin), source].runs)
-    outside = Row(recipe=row.twin, label=row.twin, group=row.group)
-    return Baseline(row.twin, _choose(layout, outside, source, runs).runs)
+    outside = layout.outside(row.twin, row.group)
+    wider = layout.model_copy(update={"rows": [*layout.rows, outside]})
+    return Baseline(row.twin, _choose(wider, outside, source, runs).runs)
 
 
 def _add_statistics(

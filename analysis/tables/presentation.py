@@ -17,7 +17,7 @@ from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
 from recipes.noted import NOTHING, Noted
 from recipes.resolve import resolve
-from recipes.table_layout import Column, Layout, Row, plain_text
+from recipes.table_layout import Column, Layout, plain_text
 
 MISSING = "--"
 LONGEST = 48
@@ -68,7 +68,7 @@ def more_images_remark(table: Table) -> str:
         if row.twin is None:
             continue
         # A twin that is not in the table counts at the paper's budget.
-        twin = layout.twin_of(row) or Row(recipe=row.twin, label=row.twin, group=row.group, set=layout.set)
+        twin = layout.twin_of(row) or layout.outside(row.twin, row.group)
         twin = twin.model_copy(update={"budget": "paper"})
         own, baseline = (_draws(tuple(layout.words(each, source)), noted) for each in (row, twin))
         factors |= {round(own / baseline)} if own > 1.01 * baseline else set()

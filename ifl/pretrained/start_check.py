@@ -33,6 +33,8 @@ def fault(recipe: Recipe) -> str:
         if made:
             start_head(network.head, made, Path(str(text)), method.name)
     except UserError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise  # a container or a module may bring what lacks here: the run's start says it
         return str(error)
     normalises = RunningStatistics(network).normalises
     return without_groups(recipe.model.name) if normalises and not recipe.batch.bn else ""

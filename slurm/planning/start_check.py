@@ -42,9 +42,11 @@ def _has_something_to_try(recipe: Recipe) -> bool:
 def _sections(recipe: Recipe) -> dict[str, Any]:
     """Return the parts of a recipe on which its network depends; runs that share them are asked about once."""
     whole = recipe.model_dump(mode="json")
+    # Of the run that it starts from only counts that there is one: each seed has another.
+    other = {key: "a-run" for key in ("init_from", "eval_of") if whole["method"][key]}
     data = {key: whole["data"][key] for key in ("name", "image_size", "mean", "std")}
     batch = {key: whole["batch"][key] for key in ("size", "bn", "micro")}
-    return {"model": whole["model"], "method": whole["method"], "data": data, "batch": batch}
+    return {"model": whole["model"], "method": whole["method"] | other, "data": data, "batch": batch}
 
 
 @functools.cache  # a table has many runs on one network

@@ -128,6 +128,33 @@ def test_the_first_stage_s_values_are_chosen_among(tmp_path: Path) -> None:
     assert [(one.label, one.chosen) for one in found] == [("first.optim.lr=0.05", False), ("first.optim.lr=0.2", True)]
 
 
+def test_a_grid_over_what_the_table_sets_chooses(tmp_path: Path) -> None:
+    """A table's `set:` reaches first stages; a grid of another value of theirs finds its runs, and a chosen run with
+    a value of its point is in a row."""
+    for momentum, right in (("0.0", 4), ("0.5", 8)):
+        words = ("first.optim.lr=0.05", "optim.lr=0.05", f"first.optim.momentum={momentum}")
+        tried(tmp_path, right, *words, recipe="glt_crt")
+    rows = [{**BASE, "recipe": "glt_crt", "label": "cRT"}]
+    made = layout(rows=rows, seeds=[0], set={"optim.lr": 0.05})
+    table, searches = choose(tmp_path, made, "first.optim.momentum:0,0.5")
+    assert [(one.label, one.chosen) for one in searches[0, SOURCE].candidates] == [
+        ("first.optim.momentum=0", False),
+        ("first.optim.momentum=0.5", True),
+    ]
+    assert not any("is in no row" in note for note in table.notes)
+
+
+def test_a_twin_that_is_no_row_has_the_tables_values(tmp_path: Path) -> None:
+    """A row is tested against the twin's run with what the table sets, and not against the recipe as it stands."""
+    tried(tmp_path, 5, cbl=MOST)
+    tried(tmp_path, 5, "optim.lr=0.05", cbl=HALF)
+    tried(tmp_path, 5, "optim.lr=0.05", recipe="glt_ifl", cbl=MOST)
+    made = layout(rows=[{**IFL, "twin": "glt_baseline"}], seeds=[0], set={"optim.lr": 0.05})
+    runs, _ = load_runs(tmp_path)
+    test = fill_table(made, runs, *tidy(runs)).cells[0][0].baseline_test
+    assert test and (test.gained, test.lost) == (3, 0)
+
+
 def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     """Rows that were given other numbers of values are marked, and the note has the numbers."""
     tried(tmp_path, 5)

@@ -227,6 +227,7 @@ def test_a_table_sets_values_of_all_rows(tmp_path: Path) -> None:
     assert plain.model.weights == str(weights)
     assert second.method.init_from == judged.method.eval_of == plain.run_name and second.optim.name == "adamw"
     assert (plain.optim.lr, own.optim.lr, own.method.text) == (0.001, 0.01, str(text))
+    assert [made.outside(one.recipe, "G").set for one in made.rows[:2]] == [one.set for one in made.rows[:2]]
     (elsewhere := tmp_path / "elsewhere.safetensors").write_bytes(b"w")
     moved = find_layout(
         str(written(tmp_path, rows=rows, columns=[CLT], set=values | {"model.weights": str(elsewhere)})), ["digits_glt"]
@@ -272,6 +273,10 @@ def test_a_table_is_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (one.recipe, one.twin, one.budget) for one in liked.rows
     ]
     assert all(one.set["optim.lr"] == 0.3 for one in made.rows)
+    assert any(one.tried for one in liked.rows) and not any(one.tried for one in made.rows)  # val chose other values
+    columns = [{"data": "digits_glt", "train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}]
+    (tmp_path / "narrow.yaml").write_text(yaml.safe_dump({"like": "overall", "columns": columns}))
+    assert find_layout(str(tmp_path / "narrow.yaml")).tried_on("digits_glt").keys() == liked.tried_on("").keys()
     (tmp_path / "other.yaml").write_text("like: mine")
     with pytest.raises(ValueError, match="like: mine is not legal, for that table is like overall itself"):
         find_layout(str(tmp_path / "other.yaml"), ["digits_glt"])

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ifl.pretrained.start_check import fault
 from recipes.backbones import facts
-from recipes.common.errors import RecipeError
+from recipes.common.errors import RecipeError, RunError
 from recipes.resolve import resolve
 from slurm import launch
-from slurm.planning.start_check import _asked, start_fault
+from slurm.planning.start_check import _asked, _sections, start_fault
 from slurm.site_file import Site
 from tests.helpers.libraries import VIT, asked_here
 
@@ -58,6 +59,26 @@ def test_a_misfit_is_told_before_anything_is_submitted(words: list[str], said: s
     assert said in str(caught.value) and not (files / "runs").exists()
 
 
+def test_what_lacks_here_may_be_there_where_the_run_starts(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose imports only a container or a module brings is no misfit: the process that is asked ends without
+    an answer, and the run's own start says it."""
+    (files / "ifl" / "models").mkdir(parents=True)
+    monkeypatch.setenv("GLT_PATH", str(files))
+    for name, text in (("lacking", "import only_in_the_container\n"), ("broken", "1 / 0\n")):
+        (files / "ifl" / "models" / f"{name}.py").write_text(text)
+    lacking, broken = (
+        resolve(["data=digits_glt", f"runs={files}/runs", f"model.name={name}", "model.train=norm"])
+        for name in ("lacking", "broken")
+    )
+    assert "it cannot be imported: ZeroDivisionError" in start_fault(broken)
+    with pytest.raises(RunError, match="only_in_the_container"):
+        fault(lacking)
+    monkeypatch.undo()
+    monkeypatch.setenv("GLT_PATH", str(files))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(files / "cache"))
+    assert start_fault(lacking) == ""
+
+
 def test_what_fits_is_asked_once_and_a_begun_run_is_not_asked(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is kept; a run that has begun goes on whatever lies at its file's place; where nobody can say, as
     without torch, the run's own start says it."""
@@ -73,6 +94,8 @@ def test_what_fits_is_asked_once_and_a_begun_run_is_not_asked(files: Path, monke
     _asked.cache_clear()
     assert start_fault(recipe) == ""  # from the cache
     deeper = resolve(["data=digits_glt", f"runs={files}/runs", "model.train=adapter"])
+    seeds = [resolve(["recipe=glt_crt", *words[:2], "method.init_from=a-run-of-seed-" + seed]) for seed in "01"]
+    assert _sections(seeds[0]) == _sections(seeds[1]) != _sections(resolve(words[:2]))  # asked once for all
     assert start_fault(deeper) == ""
     asked_here(monkeypatch, files / "others")
     _asked.cache_clear()
