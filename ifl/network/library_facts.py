@@ -80,7 +80,7 @@ def unfit(model: Model, form: str, image_size: int) -> str:
         try:
             with torch.device("meta"):
                 wanted, found = _tried(model, form, image_size)
-        except NotImplementedError:  # an operator that needs numbers
+        except NotImplementedError:  # an operator that the device without numbers has not: once more with numbers
             wanted, found = _tried(model, form, image_size)
     except RunError as error:
         return str(error)
