@@ -82,6 +82,7 @@ def ask(
         stdout=pipe,
         stderr=pipe,
         universal_newlines=True,
+        errors="replace",  # names of accounts and nodes are bytes of any encoding
         timeout=timeout_s,
         check=False,
     )
@@ -98,6 +99,8 @@ def answer(
         done = ask(list(words), timeout_s, variables)
     except FileNotFoundError:
         return 1, "", f"this node has no {words[0]}"
+    except OSError as error:
+        return 1, "", f"{words[0]} does not start ({error.strerror})"
     except subprocess.TimeoutExpired:
         return 1, "", f"no answer for {timeout_s:g} s"
     return done.returncode, done.stdout, done.stderr.strip()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.monitoring import run_state
 from tests.helpers import cluster as clusters
 from tests.helpers.digits import digits, twentieth
 from tests.helpers.paths import TESTS
@@ -119,6 +120,12 @@ def not_tested(reasons: list[str]) -> str:
     how = " (`make system`, as root on Debian, installs all of it; then run the tests as root)" if parts else ""
     parts = [", ".join(parts) + how] * bool(parts) + [f"{count}: {reason}" for reason, count in other.items()]
     return f"not tested here, {len(reasons)} of the tests: " + "; ".join(parts) if parts else ""
+
+
+@pytest.fixture(autouse=True)
+def own_cluster() -> None:
+    """Each test asks SLURM itself: another's may have been another one."""
+    run_state.cluster_config.cache_clear()
 
 
 @pytest.fixture(scope="module")

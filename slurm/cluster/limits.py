@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import getpass
 import re
-import subprocess
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from recipes.schema import Slurm
-from slurm import environment
+from slurm.environment import answer
+from slurm.monitoring.run_state import ANSWER_S, cluster_config, cluster_name
 
 ARRAY_SIZE = 1001
 """SLURM's own default of MaxArraySize."""
-ANSWER_S = 20
 
 
 class Limit(NamedTuple):
@@ -46,10 +45,8 @@ class Limits:
 
 def limits(slurm: Slurm) -> Limits:
     """Ask SLURM, and where there is one its accounting database, for the limits of a request."""
-    config = _answer(["scontrol", "show", "config"])
-    sizes = re.findall(r"(?:^MaxArraySize\s*=\s*|\bmax_array_tasks=)(\d+)", config, re.MULTILINE)
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.MULTILINE)
-    rows = _association(slurm, found[1] if found else "")
+    sizes = re.findall(r"(?:^MaxArraySize\s*=\s*|\bmax_array_tasks=)(\d+)", cluster_config(), re.MULTILINE)
+    rows = _association(slurm, cluster_name())
     quality = slurm.qos or next((row[-1] for row in rows if row[-1]), "")
     told = [
         Limit(int(row[place]), f"the association's {name} (account {', partition '.join(filter(None, row[1:3]))})")
@@ -72,7 +69,7 @@ def _association(slurm: Slurm, cluster: str) -> list[list[str]]:
     """
     words = ["show", "assoc", "where", f"user={getpass.getuser()}"]
     fields = "format=Cluster,Account,Partition,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
-    rows = [line.split("|") for line in _answer(["sacctmgr", "-nP", *words, fields]).splitlines()]
+    rows = [line.split("|") for line in answer(["sacctmgr", "-nP", *words, fields], ANSWER_S)[1].splitlines()]
     fitting = [
         row
         for row in rows
@@ -89,16 +86,6 @@ def _quality_of_service(name: str) -> list[int]:
     """Return its limit, if it has one."""
     if not re.fullmatch(r"[\w.-]+", name):
         return []
-    said = _answer(["sacctmgr", "-nP", "show", "qos", "where", f"name={name}", "format=MaxSubmitJobsPerUser"]).strip()
+    words = ["show", "qos", "where", f"name={name}", "format=MaxSubmitJobsPerUser"]
+    said = answer(["sacctmgr", "-nP", *words], ANSWER_S)[1].strip()
     return [int(said)] if re.fullmatch(r"\d+", said) else []
-
-
-def _answer(words: list[str]) -> str:
-    """Return what a command says; nothing where it is not there, fails or does not answer."""
-    try:
-        done = subprocess.run(
-            words, env=environment.clean(), capture_output=True, text=True, errors="replace", timeout=ANSWER_S
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return "" if done.returncode else done.stdout

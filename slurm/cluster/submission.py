@@ -73,9 +73,8 @@ def alone(folder: Path) -> Iterator[None]:
 def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     from slurm.after_run.ending import begin
 
-    for run in runs:
-        if run.folder in plan.settled:
-            print(nothing_to_do(run.folder, plan.settled[run.folder]))
+    settled = {run.folder: plan.settled[run.folder] for run in runs if run.folder in plan.settled}
+    print(*(f"{line}\n" for line in nothing_to_do(settled)), sep="", end="")
     if plan.left_out and not plan.arrays:
         raise RecipeError(plan.left_out)
     todo = [run for array in plan.arrays for run in array.runs]

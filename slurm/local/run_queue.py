@@ -56,8 +56,7 @@ def run_all(
     """
     finished = finished_of(runs)
     outcomes = {run.folder: "finished" for run in runs if run.folder in finished}
-    for folder in outcomes:
-        print(nothing_to_do(folder))
+    print(*(f"{line}\n" for line in nothing_to_do(outcomes)), sep="", end="")
     steps = schedule(runs, finished, ())
     for step in steps:
         check(step.run.recipe)

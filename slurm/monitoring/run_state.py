@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,17 +231,28 @@ def missing_weights(folder: Path, select: str = "last") -> str:
     )
 
 
-def nothing_to_do(folder: Path, state: str = "finished") -> str:
-    """Say that nothing is to be done for a run, and of a finished one what it can no longer be used for."""
-    gone = missing_weights(folder) if state == "finished" else ""
-    return f"{folder} is {state}: nothing to do" + (f"; {gone}" if gone else "")
+def nothing_to_do(settled: Mapping[Path, str]) -> Iterator[str]:
+    """Say line by line that nothing is to be done for runs of these states, and of finished ones without weights so.
+
+    Only the first such line says what to do about it, so that it is not lost among those of a large table.
+    """
+    told = False
+    for folder, state in settled.items():
+        gone = missing_weights(folder) if state == "finished" else ""
+        more = "; its weights are gone, too" if told else f"; {gone}"
+        yield f"{folder} is {state}: nothing to do" + (more if gone else "")
+        told = told or bool(gone)
 
 
 @functools.cache
+def cluster_config() -> str:
+    """Return SLURM's own settings, a line each; empty where it does not tell."""
+    return environment.answer(("scontrol", "show", "config"), ANSWER_S)[1]
+
+
 def cluster_name() -> str:
     """Return the name of the cluster whose queue is asked here; empty where SLURM does not tell."""
-    said = environment.answer(("scontrol", "show", "config"), ANSWER_S)[1]
-    found = re.search(r"^ClusterName\s*=\s*(\S+)", said, re.MULTILINE)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", cluster_config(), re.MULTILINE)
     return found[1] if found else ""
 
 

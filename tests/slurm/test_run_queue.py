@@ -152,6 +152,23 @@ def test_a_finished_run_without_its_weights_says_what_is_needed(
     assert said() == f"{folder} is finished: nothing to do\n"
 
 
+def test_of_several_runs_without_their_weights_only_the_first_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table on light copies has a line for each finished run, and the long advice once."""
+    asked = recipes(tmp_path, 3)
+    for recipe in asked:
+        recipe.run_folder.mkdir()
+        (recipe.run_folder / "done").write_text('{"weights": {"last": ["last.pt", "0"]}}')
+    (asked[0].run_folder / "ckpt").mkdir()
+    (asked[0].run_folder / "ckpt" / "last.pt").touch()
+    assert run_all([Run(recipe) for recipe in asked], accept) == 0
+    whole, first, second = (
+        line.split(": nothing to do")[1] for line in capsys.readouterr().out.splitlines() if "nothing to do" in line
+    )
+    assert (whole, second) == ("", "; its weights are gone, too") and first.endswith("keeps this one beside)")
+
+
 def test_one_after_another_and_the_independent_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -702,15 +702,12 @@ def test_an_id_that_is_more_than_a_number_is_compared_by_its_number(tmp_path: Pa
 
 
 @pytest.fixture
-def beta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def beta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A login node of cluster beta, with an empty queue."""
     (tmp_path / "bin").mkdir()
     stub(tmp_path / "bin", "squeue", "exit 0")
     stub(tmp_path / "bin", "scontrol", "echo 'ClusterName             = beta'")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    run_state.cluster_name.cache_clear()
-    yield
-    run_state.cluster_name.cache_clear()
 
 
 def test_a_run_of_another_cluster_is_not_submitted_again(beta: None, tmp_path: Path) -> None:
