@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from analysis.tables.captions import caption
+from analysis.tables.captions import caption, unsaid_marks
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import (
     MISSING,
@@ -155,14 +155,15 @@ def latex(table: Table, stacked: bool = False) -> str:
     every = blocks(table.layout)
     parts = [[block] for block in every] if stacked and not single_subset(every) else [every]
     tabulars = [_tabular(table, part) for part in parts]
+    notes = unsaid_marks(table)
+    if table.notes or any(baseline_mark(cell) for line in table.cells for cell in line):
+        notes += legend_and_notes(table, brief=True, captioned=True)
     return latex_float(
         "table" if stacked else "table*",
         caption(table),
         f"tab:{table.layout.name}{':stacked' if stacked else ''}",
         tabulars,
-        legend_and_notes(table, brief=True, captioned=True)
-        if table.notes or any(baseline_mark(cell) for line in table.cells for cell in line)
-        else [],
+        notes,
     )
 
 
