@@ -71,7 +71,8 @@ was given; in out=: NAME_tuned.tex, NAME_tuned.csv and NAME_tuned_values.csv.
   groups   by what classes are many, medium and few, where a data set knows both (default: its own way)
   select   the last epoch or the best on val (default: as the table says)
   seeds    the seeds to average over (default: as the table says)
-  pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
+  pair     the recipe that is shown in depth, without and with IFL (default: the first of the table, at equal images \
+where it has them)
   only     tables: no figures, report and page, which take most of the time
   later    yes: later papers' numbers, too, in NAME_paper.tex
   grid     the values to choose among, as given to the launcher (default: those of all runs of a row)
@@ -110,8 +111,11 @@ def main(argv: list[str]) -> None:
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
     from analysis.claims import text as claims
+    from analysis.figures.methods import refuse_unknown_pair
     from analysis.tables import agreement, ledger, text
 
+    if "pair" in options:
+        refuse_unknown_pair(options["pair"], layouts, runs)
     made, contents, judged = make_tables(runs, layouts, later="later" in options)
     lines = _account(made, runs, contents)
     out = Path(options["out"])

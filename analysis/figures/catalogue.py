@@ -29,13 +29,10 @@ def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFi
 
     Args:
         tables: filled tables; methods are compared within one data set, preset and selection.
-        pair: the recipe of the method that is shown in depth, without and with IFL; default: the first of the table.
+        pair: the recipe of the method that is shown in depth, without and with IFL; default: see `Study.chosen`.
 
     Returns:
         The figures, and remarks on what is left out.
-
-    Raises:
-        ValueError: `pair` is not in the tables.
     """
     drawn: list[NamedFigure] = []
     remarks: list[str] = []
@@ -54,8 +51,8 @@ def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFi
         drawn.append(
             NamedFigure(
                 f"curves_{table.layout.name}",
-                f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of "
-                f"every run that counts; vertical lines: IFL sets in.",
+                f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of every run "
+                "that counts.",
                 figure,
             )
         )
@@ -91,6 +88,11 @@ class _Album:
 def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[NamedFigure]:
     album = _Album(remarks)
     pair = study.chosen(recipe)
+    if pair and recipe is not None and recipe not in (pair.plain.recipe, pair.ifl.recipe):
+        remarks.append(
+            f"{study.data}, preset {study.preset}, {study.select} epoch: no finished runs of pair={recipe} without and "
+            f"with IFL, so {pair.ifl.label} is shown in depth"
+        )
     made = figure5.figure5(study, pair, tables)
     album.add("figure5", figure5_caption(study, pair, made[0]), made)
     by_attribute = ", and by attribute group" if study.has_attributes else ""
@@ -121,8 +123,9 @@ def figure5_caption(study: Study, pair: Pair | None, figure: Figure | None) -> s
     parts = ["As the paper's figure 5."]
     if over:
         parts.append(f"({', '.join(over)}) a method without and with IFL, evaluated on the test split while it trains.")
-    if over and pair and pair.ifl.budget == "paper":
-        beside = "; beside it IFL at equal images" if pair.ifl.key in study.matched else ""
+    ifl, equal = study.at_both_budgets(pair) if pair else (None, None)
+    if over and ifl and ifl.budget == "paper":
+        beside = "; beside it IFL at equal images" if equal else ""
         parts.append(f"At the paper's budget IFL sees the images of every environment from epoch 0 on{beside}.")
     if above:
         parts.append(
@@ -160,15 +163,16 @@ def _of_pair(album: _Album, study: Study, pair: Pair) -> None:
     ]
     album.add(
         "environments",
-        f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it "
-        f"amounts to, and how far the class centers moved (mean of each class group). "
-        "Pale lines: the same classes with equal weights inside each, so that the rest is what the scores do.",
+        f"{pair.ifl.label}: attribute groups' shares of the draws from {environments.last_environment(runs[0][1])}, "
+        "how many images it amounts to, and how far the class centers moved (mean of each class group). Until the "
+        "first rebuild it is environment 1. Pale lines: the same classes with equal weights inside each, so that the "
+        "rest is what the scores do.",
         environments.environment_panels(runs),
     )
     for title, run in runs:
         album.add(
             f"images_{run.train}",
-            f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last "
-            f"rebuild, of some classes from head to tail.",
+            f"{pair.ifl.label}, {title}: the images that {environments.last_environment(run)} weighs most and least "
+            "after its last rebuild, of some classes from head to tail.",
             environments.extreme_images(title, run),
         )

@@ -31,9 +31,10 @@ class Composition(NamedTuple):
     """What a stream holds that is drawn from the epoch `start` (from 0) on.
 
     Attributes:
-        shares: float64 [A], draws of environment 2 (the last one) by attribute group; `level` the same with equal
-            weights inside each class.
-        size: effective sample size of environment 2 as a share of N; `level_size` with equal weights inside each class.
+        shares: float64 [A], draws of the last environment by attribute group; `level` the same with equal weights
+            inside each class.
+        size: effective sample size of the last environment as a share of N; `level_size` with equal weights inside each
+            class.
     """
 
     start: int
@@ -43,8 +44,15 @@ class Composition(NamedTuple):
     level_size: float
 
 
+def last_environment(run: Run) -> str:
+    """Name the last environment of a run by its number, which its recipe tells: `environment 2`."""
+    ifl = run.stored("recipe.yaml").get("ifl")
+    number = ifl.get("environments") if isinstance(ifl, dict) else None
+    return f"environment {number}" if number else "the last environment"
+
+
 def compositions(rebuilds: list[Environments]) -> tuple[Composition, list[Composition]]:
-    """Return environment 1, which stays what it is, and environment 2 after each rebuild."""
+    """Return environment 1, which stays what it is, and the last environment after each rebuild."""
     first = rebuilds[0]
     later = [_composition(rebuild.epoch + 1, rebuild, rebuild.weights[-1]) for rebuild in rebuilds]
     return _composition(0, first, first.weights[0]), later
@@ -95,7 +103,8 @@ class PanelData:
 
     Attributes:
         title: of the run.
-        steps: environment 1 from epoch 0 on, then environment 2 after each rebuild.
+        last: the name of the last environment.
+        steps: environment 1 from epoch 0 on, then the last environment after each rebuild.
         end: epochs trained.
         epochs: int64 [T], epochs trained at each line about centers.
         means: float64 [T, 3], distance of the centers from their start, mean of each class group.
@@ -103,6 +112,7 @@ class PanelData:
     """
 
     title: str
+    last: str
     steps: list[Composition]
     end: int
     epochs: NDArray[np.int64]
@@ -139,12 +149,12 @@ def read_panel_data(title: str, run: Run) -> tuple[PanelData | None, list[str]]:
     steps = [one._replace(level=later[0].level, level_size=later[0].level_size), *later]
     end = 1 + max((line["epoch"] for line in lines), default=rebuilds[-1].epoch)
     epochs, means = moved["from_start"]
-    return PanelData(title, steps, end, epochs, means, sorted(onset(lines))), remarks
+    return PanelData(title, last_environment(run), steps, end, epochs, means, sorted(onset(lines))), remarks
 
 
 def environment_panels(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
-    """Draw a line of panels for each (title, run): what environment 2 holds against environment 1, and the drift where
-    it was recorded.
+    """Draw a line of panels for each (title, run): what the last environment holds against environment 1, and the drift
+    where it was recorded.
 
     Returns:
         None where no run has environments, and remarks on what is left out.
@@ -167,7 +177,7 @@ def environment_panels(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list
             for axes, draw in draws:
                 draw(axes, data, next(letters))
             _finish(panels, data)
-        _legend(figure)
+        _legend(figure, any(data.onsets for data in ready))
     return figure, remarks
 
 
@@ -176,7 +186,7 @@ PALE: dict[str, Any] = {"linewidth": 2.5, "alpha": 0.25, "solid_capstyle": "butt
 
 
 def draw_shares(axes: Axes, data: PanelData, letter: str) -> None:
-    """Draw the attribute groups' shares of the draws from environment 2, in percent."""
+    """Draw the attribute groups' shares of the draws from the last environment, in percent."""
     level = data.steps[1]
     for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=True)):
         held = [100 * step.shares[g] for step in data.steps]
@@ -194,12 +204,12 @@ def draw_shares(axes: Axes, data: PanelData, letter: str) -> None:
         )
         axes.plot([level.start, data.end], [100 * level.level[g]] * 2, color=look["color"], **PALE)
     axes.set_ylabel("share of the draws (%)")
-    axes.set_title(f"({letter}) {data.title}: environment 2", fontsize=8)
+    axes.set_title(f"({letter}) {data.title}: {data.last}", fontsize=8)
     axes.set_ylim(bottom=0)
 
 
 def draw_sizes(axes: Axes, data: PanelData, letter: str) -> None:
-    """Draw the effective sample size of environment 2, in percent of the training images."""
+    """Draw the effective sample size of the last environment, in percent of the training images."""
     level, held = data.steps[1], [100 * step.size for step in data.steps]
     axes.step(
         data.at,
@@ -249,12 +259,9 @@ def _finish(panels: Sequence[Axes], data: PanelData) -> None:
         axes.legend(fontsize=7, handlelength=2.5, loc="lower right")
 
 
-def _legend(figure: Figure) -> None:
-    said: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}),
-        ("IFL sets in; until the first rebuild, environment 2 is environment 1", ONSET),
-    )
-    handles = [Line2D([], [], label=label, **look) for label, look in said]
+def _legend(figure: Figure, any_onset: bool) -> None:
+    handles = [Line2D([], [], label="equal weights inside each class", color="#777777", linewidth=2.5, alpha=0.5)]
+    handles += [Line2D([], [], label="IFL sets in", **ONSET)] * any_onset
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7)
 
 
@@ -267,13 +274,13 @@ def extreme_images(title: str, run: Run) -> tuple[Figure | None, list[str]]:
     try:
         rebuilds, classes = environments_of(run), classes_of(run)
     except ValueError as error:
-        return None, [f"images of environment 2 of {title} are left out: {error}"]
+        return None, [f"images of the last environment of {title} are left out: {error}"]
     if not rebuilds:
-        return None, [f"images of environment 2 of {title} are left out: {run.name} rebuilt none"]
+        return None, [f"images of the last environment of {title} are left out: {run.name} rebuilt none"]
     last = rebuilds[-1]
     if not len(last.classes):
         return None, [
-            f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light "
+            f"images of the last environment of {title} are left out: {run.name} has stored no pictures (its light "
             f"part has none; see thumbnails= of light)"
         ]
     rows = np.unique(np.linspace(0, len(last.classes) - 1, min(STRIP_CLASSES, len(last.classes))).round().astype(int))

@@ -87,7 +87,7 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
     for method in others:
         clt, alt = (means.get((method.key, protocol)) for protocol in ("clt", "alt"))
         if clt is not None and alt is not None and zero[0] is not None and zero[1] is not None:
-            found.append(Improvement(method.label, clt - zero[0], alt - zero[1], method.baseline is not None))
+            found.append(Improvement(method.label, clt - zero[0], alt - zero[1], method.has_ifl))
     return found
 
 
@@ -143,24 +143,26 @@ class Curve(NamedTuple):
 
 def _curves(study: Study, pair: Pair, protocol: str) -> list[Curve]:
     """Return a method without and with IFL, and with IFL at equal images, as far as they were evaluated."""
-    equal = study.matched.get(pair.ifl.key)
-    found = [Curve(pair.plain, drawn_label(pair.plain.label), PLAIN_LOOK)]
-    budget = ", paper's budget" if pair.ifl.budget == "paper" else ""
-    found.append(Curve(pair.ifl, drawn_label(pair.ifl.label) + budget, IFL_LOOK))
+    ifl, equal = study.at_both_budgets(pair)
+    # Rows of one table tell their budgets by their labels.
+    budget = ", paper's budget" if ifl.budget == "paper" and equal not in study.methods else ""
+    found = [Curve(pair.plain, drawn_label(pair.plain.label, 40), PLAIN_LOOK)]
+    found.append(Curve(ifl, drawn_label(ifl.label, 40) + budget, IFL_LOOK))
     if equal is not None:
-        found.append(Curve(equal, drawn_label(equal.label) + ", equal images", EQUAL_LOOK))
+        found.append(Curve(equal, drawn_label(equal.label, 40), EQUAL_LOOK))
     return [curve for curve in found if any(_mean_of(curve.method, protocol, metric) for metric in METRICS)]
 
 
 def _over_epochs(above: Any, curves: list[Curve], protocol: str, letters: Iterator[str]) -> None:
     """Draw curves over epochs, a panel for each metric."""
+    any_onset = False
     for metric, axes, letter in zip(METRICS, above.subplots(1, 2), letters, strict=False):
         axes.set_title(f"({letter}) overall {metric}, {protocol.upper()} ({PROTOCOLS[protocol][1]})", fontsize=8)
-        _draw_curves(axes, curves, protocol, metric)
+        any_onset |= _draw_curves(axes, curves, protocol, metric)
         axes.set_xlabel("epochs trained")
         axes.set_ylabel(f"{metric} (%)")
     handles = [Line2D([], [], label=curve.label, **curve.look) for curve in curves]
-    handles += [Line2D([], [], label="IFL sets in", **ONSET)]
+    handles += [Line2D([], [], label="IFL sets in", **ONSET)] * any_onset
     above.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, handlelength=3)
 
 
@@ -197,6 +199,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
         down = -(-len(pairs) // across)
         figure = Figure(figsize=(PAGE, 0.7 + 1.55 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False, sharey=True)
+        any_onset = False
         for axes, pair in itertools.zip_longest(panels.flat, pairs):
             if pair is None:
                 axes.set_axis_off()
@@ -204,7 +207,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
             for metric, faint in zip(METRICS, (False, True), strict=True):
                 looks = (_look(PLAIN_LOOK, faint), _look(IFL_LOOK, faint))
                 lines = [Curve(method, "", look) for method, look in zip(pair, looks, strict=True)]
-                _draw_curves(axes, lines, protocol, metric)
+                any_onset |= _draw_curves(axes, lines, protocol, metric)
             axes.set_title(drawn_label(pair.ifl.label, 34), fontsize=7.5)
         for axes in panels[:, 0]:
             axes.set_ylabel("percent")
@@ -216,7 +219,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
             for metric, faint in zip(METRICS, (False, True), strict=True)
         ]
         figure.legend(
-            handles=[*handles, Line2D([], [], label="IFL sets in", **ONSET)],
+            handles=[*handles, *[Line2D([], [], label="IFL sets in", **ONSET)] * any_onset],
             loc="outside lower center",
             ncols=5,
             handlelength=3,
@@ -236,8 +239,9 @@ def _look(look: dict[str, Any], faint: bool) -> dict[str, Any]:
     return {**look, "linewidth": 0.7, "markerfacecolor": "white", "markeredgewidth": 0.7} if faint else look
 
 
-def _draw_curves(axes: Axes, curves: list[Curve], protocol: str, metric: str) -> None:
-    """Draw the means over seeds of each method, their range, and where IFL sets in."""
+def _draw_curves(axes: Axes, curves: list[Curve], protocol: str, metric: str) -> bool:
+    """Draw the means over seeds of each method, their range, and where IFL sets in; say whether it does anywhere."""
+    any_onset = False
     for method, _, look in curves:
         curve = _mean_of(method, protocol, metric)
         if not curve:
@@ -248,7 +252,9 @@ def _draw_curves(axes: Axes, curves: list[Curve], protocol: str, metric: str) ->
         runs = method.runs[PROTOCOLS[protocol][0]]
         for first in sorted({first for run in runs for first in onset(run.metrics()[0])}):
             axes.axvline(first, **ONSET)
+            any_onset = True
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return any_onset
 
 
 def _scatter(axes: Axes, points: list[Improvement]) -> None:

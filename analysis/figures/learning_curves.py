@@ -27,8 +27,9 @@ MARKS = 15
 def learning_curves(tables: list[Table]) -> tuple[Figure | None, list[str]]:
     """Draw a block of panels for each table (metrics down, protocols across), one line for each run.
 
-    A row is a colour; methods are drawn solid, and with IFL dashed or dotted. The horizontal axis counts epochs
-    completed, so that a vertical line at e says: epochs from the e-th on (counted from 0) were trained with alpha > 0.
+    A row is a colour; methods are drawn solid, and rows whose twin they are dashed or dotted. The horizontal axis
+    counts epochs completed, so that a vertical line at e says: epochs from the e-th on (counted from 0) were trained
+    with alpha > 0.
 
     Protocols without a curve are left out.
 

@@ -7,12 +7,14 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from analysis.inputs.runs import Run
 from analysis.tables.cells import Table
-from recipes.table_layout import PROTOCOLS
+from recipes.common.cli import nearest
+from recipes.table_layout import PROTOCOLS, Layout
 
 Key = tuple[str, str, str]
 """`Row.key`."""
@@ -43,12 +45,22 @@ class Method:
     def budget(self) -> str:
         return self.key[1]
 
+    @property
+    def has_ifl(self) -> bool:
+        """Whether its runs, or those that they build on, train with IFL."""
+        return any(run.has_ifl for runs in self.runs.values() for run in runs[:1])
+
 
 class Pair(NamedTuple):
     """A method without and with IFL."""
 
     plain: Method
     ifl: Method
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether both have runs of one edition."""
+        return any(self.plain.runs.get(train) and self.ifl.runs.get(train) for train in ("glt", "cbl"))
 
 
 @dataclass(frozen=True)
@@ -79,37 +91,53 @@ class Study:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Each row that has a baseline, beside it."""
+        """Each row with IFL that has a baseline without, beside it; other rows may have a twin, too."""
         of_key = {method.key: method for method in self.methods}
         return [
-            Pair(of_key[method.baseline], method)
+            Pair(plain, method)
             for method in self.methods
-            if isinstance(method.baseline, tuple) and method.baseline in of_key
+            if isinstance(method.baseline, tuple) and (plain := of_key.get(method.baseline))
+            if method.has_ifl and not plain.has_ifl
         ]
 
     def chosen(self, recipe: str | None) -> Pair | None:
-        """Return the pair to show in depth, or None where there is none.
+        """Return the pair to show in depth: the first at equal images (budget `matched`), else the first.
 
         Args:
-            recipe: of the pair, with or without IFL; None means the first pair of which both have runs of one edition.
+            recipe: of the pair, without or with IFL; None, or one that no pair has, means any pair.
 
-        Raises:
-            ValueError: no pair has that recipe.
+        Returns:
+            None where no pair has runs of one edition.
         """
-        if recipe is not None:
-            named = [pair for pair in self.pairs if recipe in (pair.plain.recipe, pair.ifl.recipe)]
-            if not named:
-                legal = ", ".join(dict.fromkeys(pair.ifl.recipe for pair in self.pairs)) or "none in these tables"
-                raise ValueError(f"pair={recipe}: no row with a twin on {self.data} has this recipe; legal is {legal}")
-            return named[0]
-        return next(
-            (
-                pair
-                for pair in self.pairs
-                if any(pair.plain.runs.get(train) and pair.ifl.runs.get(train) for train in ("glt", "cbl"))
-            ),
-            None,
-        )
+        ready = [pair for pair in self.pairs if pair.is_ready]
+        named = [pair for pair in ready if recipe in (pair.plain.recipe, pair.ifl.recipe)] or ready
+        return next((pair for pair in named if pair.ifl.budget == "matched"), named[0] if named else None)
+
+    def at_both_budgets(self, pair: Pair) -> tuple[Method, Method | None]:
+        """Return the method with IFL at the paper's budget, and at equal images where it is in the tables, too.
+
+        Where the tables have it at equal images alone, that is the first.
+        """
+        for method in self.methods:
+            equal = self.matched.get(method.key)
+            if equal and pair.ifl.key in (method.key, equal.key):
+                return method, equal
+        return pair.ifl, None
+
+
+def refuse_unknown_pair(recipe: str, layouts: Sequence[Layout], runs: Sequence[Run]) -> None:
+    """Refuse a recipe for `Study.chosen` that no pair of these layouts can have.
+
+    Raises:
+        ValueError: neither a row with IFL, nor the twin of one, has it.
+    """
+    rows = [(row, layout.twin_of(row)) for layout in layouts for row in layout.rows]
+    pairs = [(row.recipe, twin.recipe) for row, twin in rows if twin]
+    with_ifl = {run.recipe for run in runs if run.recipe in dict(pairs) and run.has_ifl}
+    legal = [name for pair in pairs if pair[0] in with_ifl for name in pair]
+    if recipe not in legal:
+        known = nearest(recipe, dict.fromkeys(legal)) if legal else "no run of theirs has IFL, and a twin in its table"
+        raise ValueError(f"pair={recipe}: no method of these tables has this recipe, without or with IFL; {known}")
 
 
 def studies(tables: list[Table]) -> list[Study]:
@@ -140,10 +168,12 @@ def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
         for row in largest.rows
     ]
     matched = {}
+    of_key = {method.key: method for method in methods}
     for method in methods:
         recipe, budget, values = method.key
         key = (recipe, "matched", values)
         found = {train: runs[key, train] for train in ("glt", "cbl") if (key, train) in runs}
-        if method.baseline is not None and budget == "paper" and found:
-            matched[method.key] = replace(method, key=key, runs=found)
+        if method.has_ifl and budget == "paper" and found:
+            label = f"{method.label}, equal images"
+            matched[method.key] = of_key.get(key) or replace(method, key=key, label=label, runs=found)
     return Study(data, preset, select, methods, matched)

@@ -90,6 +90,22 @@ class Run:
         named = [method.get(key) for key in ("init_from", "eval_of")] if isinstance(method, Mapping) else []
         return next((name for name in named if isinstance(name, str)), "")
 
+    @cached_property
+    def has_ifl(self) -> bool:
+        """Whether it, or the run that it builds on, trains with IFL; of one that is not beside it its recipe tells."""
+        own = is_ifl(self.stored("recipe.yaml").get("ifl"))
+        if own or not self.builds_on:
+            return own
+        try:
+            return load_run(self.path.parent / self.builds_on).has_ifl
+        except ValueError:
+            first = self.builds_on.partition("-")[0]  # a recipe's name has no dash, a run's has
+        words = (f"recipe={first}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}")
+        try:
+            return is_ifl(_current_recipe(words, self.noted.text).model_dump()["ifl"])
+        except (RecipeError, ValidationError):
+            return False
+
     @property
     def has_attributes(self) -> bool:
         """Whether its images have attributes: a data set without has no Test-GBL."""
@@ -284,6 +300,11 @@ class Run:
         if bad and bad[-1] == len(text) - 1:
             bad.pop()
         return [lines[key] for key in sorted(lines)], len(bad)
+
+
+def is_ifl(section: Any) -> bool:
+    """Say whether the section `ifl` of a resolved recipe is IFL; IRM has its environments alone, and no milestone."""
+    return isinstance(section, Mapping) and section.get("milestones") != []
 
 
 def arrays_of(file: Path, where: str, keys: Collection[str] | None = None) -> dict[str, NDArray[Any]]:

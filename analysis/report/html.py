@@ -18,7 +18,7 @@ from analysis.figures.catalogue import NamedFigure
 from analysis.inputs.runs import Run
 from analysis.report.explain import column_name, explain_cell
 from analysis.tables.agreement import agreement_sentence
-from analysis.tables.captions import caption
+from analysis.tables.captions import caption, unsaid_marks
 from analysis.tables.cells import Cell, Table
 from analysis.tables.ledger import EVERY, HEADS, Line, by_table, notes, shown
 from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, minus, p_text, percent, ranks
@@ -106,12 +106,11 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
                 "cells": [_cell(cells[column], best[index][column], place, number, column) for column in shown],
             }
         )
-    bold = "bold: best of its block; " if layout.caption is not None else ""  # another caption says it itself
-    ranges = "below a number its 95 % interval; " if any(cell.interval for line in table.cells for cell in line) else ""
+    ranges = ["below a number its 95 % interval"] * any(cell.interval for line in table.cells for cell in line)
     return {
         "name": layout.name,
         "heading": plain_text(caption(table, underlined=False)).rstrip("."),
-        "legend": f"{bold}{ranges}{'; '.join(legend(table))}".rstrip("; "),
+        "legend": "; ".join([*unsaid_marks(table, underlined=False), *ranges, *legend(table, captioned=True)]),
         "blocks": [(plain_text(part.title), len(part.columns)) for part in parts],
         "subsets": [(plain_text(subset), len(part.metrics)) for part in parts for subset in part.subsets],
         "columns": [

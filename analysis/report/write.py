@@ -43,9 +43,6 @@ def publish(
 
     Returns:
         The files, and remarks on figures that lack something and on a report that could not be typeset.
-
-    Raises:
-        ValueError: `pair` is not in any table.
     """
     drawn, remarks = draw_all(tables, pair)
     files = [file for one in drawn for file in save_figure(one.figure, out, one.name)]

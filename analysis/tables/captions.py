@@ -1,4 +1,7 @@
-"""The caption of a table: the layout's own, or one that says in a reader's words what the numbers are."""
+"""The caption of a table: the layout's own, or one that says in a reader's words what the numbers are.
+
+What explains marks stands in the second; beside the layout's own it is printed apart (`unsaid_marks`).
+"""
 
 from __future__ import annotations
 
@@ -28,27 +31,44 @@ def caption(table: Table, underlined: bool = True) -> str:
     if layout.caption is not None:
         return layout.caption
     columns = layout.columns
-    second = underlined and any(2 in line for line in ranks(table))
     metrics = list(dict.fromkeys(METRICS.get(column.metric, column.metric) for column in columns))
     parts = [
         f"{_listed(metrics)} in % on {_listed(list(dict.fromkeys(column.data for column in columns)))}",
         "; ".join(PROTOCOLS[protocol] for protocol in dict.fromkeys(column.protocol for column in columns)),
         f"{_spread(table)}, {SELECTS[layout.select]}, with {PRESETS[layout.preset]}",
         _groups(columns, table.grouping),
-        f"Bold: best of its block{'; underlined: second' * second}",
-        few_seeds_remark(table),
-        more_images_remark(table),
+        *_marks(table, underlined),
     ]
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
+
+
+def unsaid_marks(table: Table, underlined: bool = True) -> list[str]:
+    """Explain the marks where the caption is the layout's own; else nothing, for the caption explains them.
+
+    Args:
+        table: a filled table.
+        underlined: whether the form underlines the second.
+    """
+    if table.layout.caption is None:
+        return []
+    several = any(cell.std is not None for line in table.cells for cell in line)
+    return [_spread(table)] * several + _marks(table, underlined)
+
+
+def _marks(table: Table, underlined: bool) -> list[str]:
+    """Say what bold and underlined are, why there are no arrows, and which rows see more images, as far as they do."""
+    places = {place for line in ranks(table) for place in line}
+    bold = f"bold: best of its block{'; underlined: second' * (underlined and 2 in places)}"
+    return [part for part in (bold * (1 in places), few_seeds_remark(table), more_images_remark(table)) if part]
 
 
 def _spread(table: Table) -> str:
     """Say over how many trainings the numbers are means, as far as there are any."""
     counts = sorted({len(cell.values) for line in table.cells for cell in line if cell.values}) or [0]
     if counts[-1] < 2:
-        return "One training each"
+        return "one training each"
     n = str(counts[-1]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
-    return f"Mean ± standard deviation over {n} trainings (seeds)"
+    return f"mean ± standard deviation over {n} trainings (seeds)"
 
 
 def _groups(columns: list[Column], grouping: str) -> str:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from analysis.tables.captions import caption
+from analysis.tables.captions import caption, unsaid_marks
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import (
     MISSING,
@@ -155,14 +155,15 @@ def latex(table: Table, stacked: bool = False) -> str:
     every = blocks(table.layout)
     parts = [[block] for block in every] if stacked and not single_subset(every) else [every]
     tabulars = [_tabular(table, part) for part in parts]
+    notes = unsaid_marks(table)
+    if table.notes or any(baseline_mark(cell) for line in table.cells for cell in line):
+        notes += legend_and_notes(table, brief=True, captioned=True)
     return latex_float(
         "table" if stacked else "table*",
         caption(table),
         f"tab:{table.layout.name}{':stacked' if stacked else ''}",
         tabulars,
-        legend_and_notes(table, brief=True, captioned=True)
-        if table.notes or any(baseline_mark(cell) for line in table.cells for cell in line)
-        else [],
+        notes,
     )
 
 
@@ -252,10 +253,12 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
     Args:
         spec: the columns behind the labels'.
         heads: header levels, each of [(LaTeX, how many columns it spans)].
-        body: groups are turned at the left where all are long enough for their names, else each is a line.
+        body: groups are turned at the left where all are long enough for their names, else each is a line; one without
+            a name has neither.
         first: the header over the labels.
     """
-    upright = all(len(plain_text(group)) <= 2.4 * len(rows) for group, rows in body)
+    named = any(group for group, _ in body)
+    upright = named and all(len(plain_text(group)) <= 2.4 * len(rows) for group, rows in body)
     before, left = (" & ", 2) if upright else ("", 1)
     lines = [rf"\begin{{tabular}}{{{'c' * upright}l{spec}}}", r"\toprule"]
     for depth, head in enumerate(heads):
@@ -269,7 +272,7 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
         lines += [" ".join(rules)] if depth == 0 and not last else []
     for group, rows in body:
         lines.append(r"\midrule")
-        if not upright:
+        if named and not upright:
             width = left + sum(span for _, span in heads[-1])
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{latex_label(group)}}}}} \\")
         for place, (label, shown) in enumerate(rows):

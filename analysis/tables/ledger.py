@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from analysis.inputs.compute import Spent, spent
 from analysis.inputs.runs import Run
 from analysis.tables.cells import Table
-from analysis.tables.latex import escape
+from analysis.tables.latex import escape, latex_float, tabular
 
 HEADS = ("Row", "Runs", "Starts", "Images", "Wall h", "Rank h", "First stages, rank h", "Energy, kWh")
 """Column titles of the ledger as it is read; `FIELDS` are those of the CSV."""
@@ -233,17 +233,22 @@ def markdown(lines: Sequence[Line]) -> str:
 
 def latex(lines: Sequence[Line]) -> str:
     r"""Write the ledger as floats to \input, one for each table; packages booktabs and graphicx."""
-    text: list[str] = []
-    said = " ".join(map(escape, notes(lines)))
+    heads = [[(escape(head), 1) for head in HEADS[1:]]]
+    floats = []
     for name, part in by_table(lines):
-        caption = f"Compute behind {escape(name)}." if name else f"Compute of all runs. {said}"
-        text += [r"\begin{table}[tp]", r"\centering", rf"\caption{{{caption}}}", r"\resizebox{\linewidth}{!}{%"]
-        text += [r"\begin{tabular}{l" + "r" * (len(HEADS) - 1) + "}", r"\toprule"]
-        text += [" & ".join(map(escape, HEADS)) + r" \\", r"\midrule"]
-        for line in part:
-            text += [r"\midrule"] * (line.row == WHOLE) + [" & ".join(map(escape, shown(line))) + r" \\"]
-        text += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
-    return "\n".join(text) + "\n"
+        rows = [(line.row, list(map(escape, shown(line)[1:]))) for line in part]
+        of_rows = sum(line.row != WHOLE for line in part)
+        body = [("", rows[:of_rows]), ("", rows[of_rows:])]
+        floats.append(
+            latex_float(
+                "table",
+                f"Compute behind {name}." if name else "Compute of all runs.",
+                f"tab:{name}:ledger" if name else "tab:ledger",
+                [tabular("r" * len(heads[0]), heads, [group for group in body if group[1]], first=HEADS[0])],
+                [] if name else [note.rstrip(".") for note in notes(lines)],
+            )
+        )
+    return "\n".join(floats)
 
 
 def by_table(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:

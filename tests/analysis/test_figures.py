@@ -16,8 +16,8 @@ from matplotlib.text import Annotation, Text
 
 from analysis.__main__ import main
 from analysis.figures import environments, figure5, long_tail
-from analysis.figures.catalogue import draw_all
-from analysis.figures.methods import Study, studies
+from analysis.figures.catalogue import draw_all, figure5_caption
+from analysis.figures.methods import Study, refuse_unknown_pair, studies
 from analysis.figures.point_labels import label_points
 from analysis.figures.progress import curves_of, progress, steps_of_epoch
 from analysis.figures.style import heat_map, save_figure
@@ -27,10 +27,11 @@ from analysis.inputs.runs import load_run, load_runs
 from analysis.labels import shortened
 from analysis.stats import per_class
 from analysis.tables.cells import Table, fill_table
-from recipes.table_layout import available, load_layout
+from recipes.table_layout import Layout, available, load_layout
 from tests.helpers.folders import COUNTS, EPOCHS, GROUPS, NAMES, REBUILDS, STEPS, metric_lines, write_rich_run
 from tests.helpers.paths import PROJECT
 
+PRESETS = ("corrected", "paper")
 METHODS = {"glt_baseline": 0.5, "glt_crt": 0.55, "glt_ifl": 0.8, "glt_crt_ifl": 0.7}
 
 
@@ -48,6 +49,14 @@ def filled(folder: Path, *names: str) -> list[Table]:
     runs, _ = load_runs(folder)
     frame, problems = tidy(runs)
     return [fill_table(load_layout(available()[name]), runs, frame, problems) for name in names or ("digits_overall",)]
+
+
+def with_rows(folder: Path, rows: list[dict[str, Any]], **change: Any) -> Table:
+    """Fill digits_overall with other rows."""
+    layout = load_layout(available()["digits_overall"]).model_dump()
+    runs, _ = load_runs(folder)
+    made = Layout(**{**layout, "rows": [{"group": "g", **row} for row in rows], "published": [], **change})
+    return fill_table(made, runs, *tidy(runs))
 
 
 @pytest.fixture(scope="module")
@@ -179,27 +188,89 @@ def test_study_takes_rows_of_the_table_and_runs_of_both_editions(folder: Path) -
     }
     assert of["glt_lws"].runs == {} and found.protocols == ["clt", "glt", "alt"]
     assert found.chosen(None).ifl.recipe == "glt_ifl" and found.chosen("glt_crt").ifl.recipe == "glt_crt_ifl"
-    with pytest.raises(
-        ValueError,
-        match="pair=glt_tde: no row with a twin on digits_glt has this recipe; legal is glt_ifl, glt_crt_ifl",
-    ):
-        found.chosen("glt_tde")
+    assert found.chosen("glt_tde") == found.chosen(None)
 
 
 def test_a_baseline_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None:
     """A matched row is compared with the matched row of its twin before the one at the paper's budget."""
     write_rich_run(tmp_path)
+    for words in ([], ["batch.budget=matched"]):
+        write_rich_run(tmp_path, "glt_ifl", words=words)
     rows = [
-        {"group": "g", "recipe": "glt_baseline", "label": "a"},
-        {"group": "g", "recipe": "glt_baseline", "label": "b", "budget": "matched"},
-        {"group": "g", "recipe": "glt_ifl", "label": "c", "twin": "glt_baseline", "budget": "matched"},
-        {"group": "g", "recipe": "glt_ifl", "label": "d", "twin": "glt_baseline"},
+        {"recipe": "glt_baseline", "label": "a"},
+        {"recipe": "glt_baseline", "label": "b", "budget": "matched"},
+        {"recipe": "glt_ifl", "label": "c", "twin": "glt_baseline", "budget": "matched"},
+        {"recipe": "glt_ifl", "label": "d", "twin": "glt_baseline"},
     ]
-    layout = load_layout(available()["digits_overall"])
-    layout = type(layout)(**{**layout.model_dump(), "rows": rows})
-    runs, _ = load_runs(tmp_path)
-    (found,) = studies([fill_table(layout, runs, *tidy(runs))])
+    (found,) = studies([with_rows(tmp_path, rows)])
     assert [(pair.plain.label, pair.ifl.label) for pair in found.pairs] == [("b", "c"), ("a", "d")]
+
+
+IFL_AND_OTHERS = [
+    {"recipe": "glt_baseline", "label": "Baseline"},
+    {"recipe": "glt_balanced_softmax", "label": "BLSoftmax", "twin": "glt_baseline"},
+    {"recipe": "glt_baseline_2n", "label": "Baseline, twice the draws", "twin": "glt_baseline"},
+    {"recipe": "glt_irm", "label": "IRM", "twin": "glt_baseline"},
+    {"recipe": "glt_ifl", "label": "+ IFL, paper budget", "twin": "glt_baseline"},
+    {"recipe": "glt_ifl", "label": "+ IFL, matched", "twin": "glt_baseline", "budget": "matched"},
+    {"recipe": "glt_crt", "label": "cRT"},
+    {"recipe": "glt_crt_ifl", "label": "+ IFL", "twin": "glt_crt"},
+    {"recipe": "glt_ifl_3env", "label": "three", "twin": "+ IFL, paper budget"},
+]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """Rows with IFL among rows that have another twin."""
+    runs = tmp_path_factory.mktemp("others")
+    for row in IFL_AND_OTHERS:
+        for train in ("glt", "cbl"):
+            words = [f"batch.budget={row.get('budget', 'paper')}"]
+            write_rich_run(runs, row["recipe"], train, words=words, skill=0.5 + len(row["label"]) / 100)
+    return with_rows(runs, IFL_AND_OTHERS)
+
+
+def test_only_rows_with_ifl_are_drawn_as_such(others: Table) -> None:
+    """A row with a twin is a method with IFL where its runs, or those that they build on, train with IFL, and its twin
+    not; and the pair in depth is at equal images where there is one.
+    """
+    (study,) = studies([others])
+    assert [(pair.plain.label, pair.ifl.label) for pair in study.pairs] == [
+        ("Baseline", "Baseline + IFL, paper budget"),
+        ("Baseline", "Baseline + IFL, matched"),
+        ("cRT", "cRT + IFL"),
+    ]
+    assert study.chosen(None).ifl.label == "Baseline + IFL, matched"
+    points = figure5.improvements(study, [others], "accuracy")
+    ifl = {"Baseline + IFL, paper budget", "Baseline + IFL, matched", "cRT + IFL", "three"}
+    assert len(points) == 8 and {point.label for point in points if point.with_ifl} == ifl
+    with_ifl = figure5.all_pairs(study, "glt")
+    assert [axes.get_title() for axes in with_ifl.axes] == [pair.ifl.label for pair in study.pairs]
+
+
+def test_a_run_builds_on_ifl_though_its_first_stage_is_elsewhere(tmp_path: Path) -> None:
+    """The recipe that the first stage's name begins with tells it, where its folder is not beside the run."""
+    for recipe, expected in (("glt_crt", False), ("glt_crt_ifl", True), ("glt_logit_adjust_ifl", True)):
+        assert load_run(write_rich_run(tmp_path, recipe)).has_ifl is expected
+    gone = load_run(write_rich_run(tmp_path, "glt_lws_ifl"))
+    assert gone.has_ifl and not (tmp_path / gone.builds_on).exists()
+    write_rich_run(tmp_path, "glt_ifl")
+    recipe = tmp_path / gone.builds_on / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("ifl:\n", "ifl: null\nother:\n"))
+    assert not load_run(gone.path).has_ifl, "what the first stage was comes before its recipe"
+
+
+def test_figure5_names_both_budgets_of_a_table_by_its_rows(others: Table) -> None:
+    """Each curve has its own row's name; the legend has an onset where one is drawn."""
+    (study,) = studies([others])
+    pair = study.chosen(None)
+    figure, _ = figure5.figure5(study, pair, [])
+    legend = [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()]
+    assert legend == ["Baseline", "Baseline + IFL, paper budget", "Baseline + IFL, matched", "IFL sets in"]
+    assert "beside it IFL at equal images" in figure5_caption(study, pair, figure)
+    figure, _ = figure5.figure5(study, study.chosen("glt_crt"), [])
+    legend = [text.get_text() for text in figure.subfigs[0].legends[0].get_texts()]
+    assert legend == ["cRT", "cRT + IFL, paper's budget"], "the second stage has no center term"
 
 
 def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], study: Study) -> None:
@@ -318,6 +389,29 @@ def test_compositions_are_those_of_the_files(folder: Path) -> None:
         np.testing.assert_allclose(one.level, level)
         assert one.size == pytest.approx(10**2 / sum(w * w for w in weight) / len(weight))
         assert one.level_size == pytest.approx(10**2 / sum(1 / n for n in COUNTS) / len(weight))
+
+
+def test_the_last_environment_has_its_number(tmp_path: Path) -> None:
+    """Of three environments figures and captions name the third, which is drawn; without an onset the legend has none,
+    and what trained nothing with IFL has no number.
+    """
+    for recipe in ("glt_baseline", "glt_ifl_3env"):
+        write_rich_run(tmp_path, recipe)
+    rows = [IFL_AND_OTHERS[0], {"recipe": "glt_ifl_3env", "label": "+ IFL", "twin": "glt_baseline"}]
+    drawn, _ = draw_all([with_rows(tmp_path, rows)])
+    of = {one.name: one for one in drawn}
+    assert of["environments"].figure.axes[0].get_title() == "(a) Train-GLT: environment 3"
+    for name in ("environments", "images_glt"):
+        assert "environment 3" in of[name].caption
+        assert "environment 2" not in " ".join([of[name].caption, *texts(of[name].figure)])
+    assert "IFL sets in" in texts(of["environments"].figure)
+    run = load_run(write_rich_run(tmp_path, "glt_ifl_no_center"))
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    silent = [json.dumps({**line, "alpha": 0.0}) + "\n" for line in lines]
+    (run.path / "metrics.jsonl").write_text("".join(silent))
+    figure, _ = environments.environment_panels([("T", run)])
+    assert "environment 2" in figure.axes[0].get_title() and "IFL sets in" not in texts(figure)
+    assert environments.last_environment(load_run(write_rich_run(tmp_path, "glt_crt_ifl"))) == "the last environment"
 
 
 def test_drift_is_the_mean_of_each_class_group() -> None:
@@ -579,11 +673,41 @@ def test_gallery_has_every_figure_of_the_issue(tables: list[Table], tmp_path: Pa
 
 
 def test_gallery_of_a_method_asked_for(tables: list[Table]) -> None:
-    """`pair=` shows another method in depth; one that is in no table is refused."""
+    """`pair=` shows another method in depth."""
     drawn, _ = draw_all(tables, "glt_crt_ifl")
     assert next(one.caption for one in drawn if one.name == "tail_glt").startswith("cRT and cRT + IFL, GLT")
-    with pytest.raises(ValueError, match="pair=nothing"):
-        draw_all(tables, "nothing")
+
+
+def test_a_pair_that_one_study_has_is_shown_there(tmp_path: Path) -> None:
+    """Where another preset has no such runs, its default pair is shown, with a remark; the tables are not in vain."""
+    for recipe in ("glt_baseline", "glt_crt", "glt_ifl", "glt_crt_ifl"):
+        write_rich_run(tmp_path, recipe)
+    for recipe in ("glt_baseline", "glt_ifl"):
+        write_rich_run(tmp_path, recipe, words=["preset=corrected"])
+    rows = [row for row in IFL_AND_OTHERS if row["recipe"] in METHODS and "budget" not in row]
+    drawn, remarks = draw_all([with_rows(tmp_path, rows, preset=preset) for preset in PRESETS], "glt_crt_ifl")
+    shown = [one.caption.partition(", GLT")[0] for one in drawn if one.name.endswith("tail_glt")]
+    assert shown == ["Baseline and Baseline + IFL, paper budget", "cRT and cRT + IFL"]
+    assert (
+        "digits_glt, preset corrected, last epoch: no finished runs of pair=glt_crt_ifl without and with IFL, so "
+        "Baseline + IFL, paper budget is shown in depth"
+    ) in remarks
+
+
+def test_a_pair_of_no_table_is_refused_before_the_work(folder: Path, tmp_path: Path) -> None:
+    """Nothing is written; the sentence names what is legal. A recipe whose row has no IFL is none."""
+    runs, _ = load_runs(folder)
+    layouts = [load_layout(available()[name]) for name in ("digits_overall", "controls")]
+    for legal in METHODS:
+        refuse_unknown_pair(legal, layouts, runs)
+    for wrong in ("glt_tde", "glt_baseline_2n"):
+        with pytest.raises(ValueError, match=f"pair={wrong}: .*legal: glt_ifl, glt_baseline, glt_crt_ifl, glt_crt"):
+            refuse_unknown_pair(wrong, layouts, runs)
+    with pytest.raises(ValueError, match="no run of theirs has IFL"):
+        refuse_unknown_pair("glt_ifl", layouts, [])
+    with pytest.raises(ValueError, match=r"pair=glt_crt_ilf: .*did you mean glt_crt_ifl"):
+        main([f"runs={folder}", f"out={tmp_path / 'out'}", "pair=glt_crt_ilf"])
+    assert not (tmp_path / "out").exists()
 
 
 HOSTILE = (

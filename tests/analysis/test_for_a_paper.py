@@ -24,7 +24,7 @@ from analysis.figures.progress import progress
 from analysis.figures.style import EQUAL_LOOK, save_figure
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_run, load_runs
-from analysis.report import pdf
+from analysis.report import html, pdf
 from analysis.tables import captions, latex, text
 from analysis.tables.cells import Table, fill_table
 from recipes.resolve import dump
@@ -136,6 +136,46 @@ def test_the_default_caption_is_a_readers(tmp_path: Path) -> None:
     )
     once = fill_table(layout(seeds=[0]), load_runs(tmp_path)[0], *tidy(load_runs(tmp_path)[0]))
     assert "One training each, after the last epoch" in captions.caption(once)
+
+
+def test_marks_are_explained_under_a_caption_of_ones_own(tmp_path: Path) -> None:
+    """The caption is the author's to the letter; what bold and more images are, and why there are no arrows, is a note
+    below the tabular and among the page's marks, once.
+    """
+    for recipe, cbl in (("glt_baseline", HALF), ("glt_ifl", MOST)):
+        write_run(tmp_path, recipe, cbl=cbl)
+    rows = [
+        {"recipe": "glt_baseline", "label": "Plain", "group": "G"},
+        {"recipe": "glt_ifl", "label": "+ IFL", "group": "G", "twin": "glt_baseline"},
+    ]
+    said = (
+        "bold: best of its block",
+        "no arrows over 1 seed: differences are marked from 3 seeds on",
+        "Rows with several environments see, at the paper's budget, 2 times the images and steps of their twins; "
+        "the table controls compares at equal images",
+    )
+    own, ours = (table(tmp_path, seeds=[0], rows=rows, caption=given) for given in ("Mine.", None))
+    for stacked in (False, True):
+        above, _, below = latex.latex(own, stacked).partition(r"\bottomrule")
+        assert r"\caption{Mine.}" in above and all(rf"{each}.\par" in below for each in said)
+        above, _, below = latex.latex(ours, stacked).partition(r"\bottomrule")
+        assert all(f"{each[0].upper()}{each[1:]}." in above for each in said) and not any(
+            each in below for each in said
+        )
+    for made in (own, ours):
+        shown = html._table(made, {run.name: 0 for runs in made.runs.values() for run in runs}, 0)
+        words = f"{shown['heading']}. {shown['legend']}".lower()
+        assert [words.count(each.lower()) for each in said] == [1, 1, 1]
+    write_run(tmp_path, "glt_baseline", seed=1)
+    both = table(tmp_path, seeds=[0, 1], rows=rows, caption="Mine.")
+    assert (
+        r"mean \ensuremath{\pm} standard deviation over 1 to 2 trainings"
+        in latex.latex(both).partition("bottomrule")[2]
+    )
+    alone = table(tmp_path, seeds=[0], rows=rows[:1], caption="Mine.")
+    assert captions.unsaid_marks(alone) == [] and "old" not in captions.caption(
+        table(tmp_path, seeds=[0], rows=rows[:1])
+    )
 
 
 def test_the_example_of_the_page_is_launched_and_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from analysis.inputs.compute import Start, energy, sacct_joules, spent, starts_o
 from analysis.inputs.light_copy import copy_run
 from analysis.inputs.runs import load_run, load_runs
 from analysis.tables import ledger
+from analysis.tables.latex import PACKAGES
 from tests.helpers.tables import table, write_run
 
 HOUR = 3600.0
@@ -165,6 +169,32 @@ def test_light_copies_cost_as_much(runs: Path, tmp_path: Path) -> None:
         copy_run(run, tmp_path / "light", thumbnails=False)
         assert spent(load_run(tmp_path / "light" / run.name)) == spent(load_run(run))
     assert '"error"' not in "".join(path.read_text() for path in (tmp_path / "light").rglob("events.jsonl"))
+
+
+def test_the_ledger_is_set_like_the_other_tables(runs: Path, tmp_path: Path) -> None:
+    """Each float names its packages, has a label and its natural size where that fits; whole tables stand apart, and
+    what is to be said stands once, below.
+    """
+    lines = ledger.ledger([table(runs, seeds=[0])], load_runs(runs)[0])
+    written = ledger.latex(lines)
+    floats = written.split(r"\end{table}")[:-1]
+    assert [re.findall(r"\\(?:label|caption)\{(.*)\}", each) for each in floats] == [
+        ["Compute behind small.", "tab:small:ledger"],
+        ["Compute of all runs.", "tab:ledger"],
+    ]
+    for each in floats:
+        assert each.lstrip().startswith(PACKAGES) and r"\ifdim\wd0>\linewidth\resizebox" in each
+        assert r"\begin{tabular}{lrrrrrrr}" in each and "Row & Runs & Starts" in each
+    assert [each.count(r"\midrule") for each in floats] == [2, 1] and f"\\midrule\n{ledger.WHOLE} & 3" in floats[0]
+    assert [ledger.LEGEND.rstrip(".") in each for each in floats] == [False, True] and "..\\par" not in written
+    if shutil.which("pdflatex"):
+        packages = r"\usepackage{booktabs,graphicx}"
+        (tmp_path / "d.tex").write_text(
+            rf"\documentclass{{article}}{packages}\begin{{document}}{written}\end{{document}}"
+        )
+        command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "d.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
 
 
 def test_names_cannot_break_the_ledger(runs: Path) -> None:

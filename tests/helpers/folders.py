@@ -83,7 +83,7 @@ def write_rich_run(
     if resolved.ifl is not None:
         (path / "env").mkdir()
         for epoch in REBUILDS:
-            write_environments(path / "env" / f"epoch-{epoch:03d}.npz", rng, len(names))
+            write_environments(path / "env" / f"epoch-{epoch:03d}.npz", rng, len(names), resolved.ifl.environments)
     (path / "done").write_text("{}")
     return path
 
@@ -136,8 +136,8 @@ def metric_lines(ifl: bool, skill: float, boots: tuple[tuple[int, int], ...] = (
     return lines
 
 
-def write_environments(path: Path, rng: np.random.Generator, classes: int = 10) -> None:
-    """Write weights that favour attribute 2 three to one inside each class, and thumbnails of plain grey."""
+def write_environments(path: Path, rng: np.random.Generator, classes: int = 10, environments: int = 2) -> None:
+    """Write weights, of which the last favour attribute 2 three to one inside each class, and grey thumbnails."""
     labels = np.repeat(np.arange(classes), np.resize(COUNTS, classes))
     attributes = np.arange(len(labels)) % 3
     second = np.where(attributes == 2, 3.0, 1.0)
@@ -149,7 +149,7 @@ def write_environments(path: Path, rng: np.random.Generator, classes: int = 10) 
         ids=np.arange(len(labels)),
         labels=labels,
         attributes=attributes,
-        weights=np.stack([np.ones(len(labels)), second]),
+        weights=np.stack([*[np.ones(len(labels))] * (environments - 1), second]),
         extreme_classes=shown,
         extremes=np.zeros((len(shown), 2, 6), int),
         thumbnails=np.broadcast_to(shades, (len(shown), 2, 6, 32, 32, 3)).astype(np.uint8),

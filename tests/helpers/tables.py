@@ -73,7 +73,7 @@ def write_run(folder: Path, recipe: str = "plain", seed: int = 0, **change: Any)
         "preset": run.preset,
         "data": {"name": run.data},
         "batch": {"budget": run.budget},
-        "ifl": None,
+        "ifl": {"environments": 2} if recipe.endswith("_ifl") else None,
     }
     for select in ("last", "best"):
         (path / "preds" / select).mkdir(parents=True)
