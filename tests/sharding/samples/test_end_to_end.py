@@ -52,7 +52,7 @@ def test_images_of_a_program_are_a_data_set(tmp_path: Path, capsys: pytest.Captu
     build_samples("mine", tmp_path, iter(samples), val=2, test_cbl=5, workers=1, **more)
     assert json.loads((tmp_path / "mine" / "croissant.json").read_bytes())["license"] == "CC0-1.0"
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*") if not path.suffix == ".lock"}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*") if path.suffix != ".lock"}
     capsys.readouterr()
     build_samples("mine", tmp_path, iter(samples), val=2, test_cbl=5, workers=1)
     assert "mine is already in" in (said := capsys.readouterr().out) and "other sizes or times" not in said

@@ -66,7 +66,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
 
     def kept(*samples: Any) -> dict[str, tuple[bytes, int]]:
         paths = [*keep_samples(samples, tmp_path).iterdir(), tmp_path]
-        return {path.name: (path.is_file() and path.read_bytes() or b"", path.stat().st_mtime_ns) for path in paths}
+        return {path.name: (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns) for path in paths}
 
     samples: list[Any] = [(array(3, 3), 1), (Image.fromarray(array(4, 4, 3)), 2)]
     before = kept(*samples)
