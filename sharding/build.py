@@ -31,6 +31,8 @@ from sharding.format.dataset import DATASET_FILE, Dataset
 from sharding.open import open_dataset
 from sharding.sources.from_samples import Labelled, keep_samples
 
+KEPT = Path(WORK) / "samples"
+"""The folder, below a data set's, of images that a program gave."""
 _SHEET_CLASSES, _SHEET_IMAGES = 10, 3
 
 
@@ -41,9 +43,15 @@ def run(arguments: Sequence[str]) -> None:
         DataError: the words, the source or the result are wrong.
         OSError: a folder or file cannot be made or written.
     """
-    name, request = parse(arguments)
+    _build(*parse(arguments))
+
+
+def _build(name: str, request: Request, samples: Iterable[Labelled | tuple[Any, ...]] | None = None) -> None:
+    """Build what a request asks for, of the samples of a program where there are any."""
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
+        if samples is not None:
+            keep_samples(samples, request.out / name / KEPT)
         importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
         if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
             _draw(open_dataset(request.out, name), request.preview)
@@ -78,13 +86,9 @@ def build_samples(name: str, out: Path | str, samples: Iterable[Labelled | tuple
         DataError: a sample, the words or the result are wrong.
         OSError: a folder or file cannot be made or written.
     """
-    folder = Path(out) / name / WORK / "samples"
-    given = [f"data={name}", f"out={out}", f"source={folder}", "builder=samples", "format=from_samples"]
-    name, request = parse([*given, *(f"{key}={value}" for key, value in words.items())])
-    request.out.mkdir(parents=True, exist_ok=True)
-    with _alone(name, request):
-        keep_samples(samples, folder)
-        importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
+    source = Path(out) / name / KEPT
+    given = [f"data={name}", f"out={out}", f"source={source}", "builder=samples", "format=from_samples"]
+    _build(*parse([*given, *(f"{key}={value}" for key, value in words.items())]), samples)
 
 
 @contextlib.contextmanager

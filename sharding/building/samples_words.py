@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -14,8 +15,11 @@ from recipes.values import argument
 FIELDS = ("path", "label", "attribute", "split", "source")
 """What a column of a list may say of an image."""
 SPLITS = ("train", "val", "test")
-WORDS = ("none", "frequency", "seed")
-"""What long_tail= and head= may say besides the name of a file."""
+TAILS = Path(__file__).resolve().parent.parent / "datasets" / "samples" / "tails"
+"""The folder of the curves of a long tail, a file each."""
+_USUAL_CURVE = "exponential"
+"""The curve of a bare ratio."""
+_HEADS = ("frequency", "seed")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Samples:
         attributes: where attributes come from.
         features: what clusters are made of: `pixels`, a backbone's name, or an .npy file.
         clusters: number of clusters in each class.
-        attribute_tail: proportion of a training split's three attribute groups; None: as the data are.
+        attribute_tail: proportion of a training split's three attribute groups, in lowest terms; None: as the data are.
         val: images of each class, a share below 1 or a count.
         test_cbl: as val.
         test_gbl: as val.
@@ -115,26 +119,45 @@ def _columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((field, column) for field, _, column in pairs)
 
 
-def tails() -> list[str]:
+def curves() -> list[str]:
     """List the curves that there are, by the names of their files."""
-    folder = Path(__file__).resolve().parent.parent / "datasets" / "samples" / "tails"
-    return sorted(path.stem for path in folder.glob("[!_]*.py"))
+    return sorted(path.stem for path in TAILS.glob("[!_]*.py"))
+
+
+def curve_of(text: str) -> tuple[str, float] | None:
+    """Return the curve and the ratio that `long_tail=` names; None where it names none that there is.
+
+    They come before a file that is called like them, which is `./100`.
+    """
+    found = _curve_and_ratio(text)
+    return found if found and found[0] in curves() else None
+
+
+def _curve_and_ratio(text: str) -> tuple[str, float] | None:
+    curve, colon, number = text.rpartition(":")
+    try:
+        return (curve if colon else _USUAL_CURVE), argument(number, float)
+    except ValueError:
+        return None
+
+
+def file_of(word: str, value: Any) -> Path | None:
+    """Return the file that a word of a build names by its value; None where the value says something else."""
+    if word == "long_tail":
+        return None if value == "none" or curve_of(value) else Path(value)
+    if word == "head":
+        return None if value in _HEADS else Path(value)
+    return Path(value) if word == "features" and value.endswith(".npy") else None
 
 
 def _tail(text: str) -> str:
-    curve, colon, number = text.rpartition(":")
-    if text in WORDS[:1] or Path(text).is_file():
-        return text
-    try:
-        ratio: float = argument(number, float)
-    except ValueError:
-        raise ValueError(
-            f"none, a ratio such as 100, CURVE:RATIO with CURVE one of {', '.join(tails())}, or a file of counts is"
-        ) from None
-    if ratio < 1:
+    path, found, legal = file_of("long_tail", text), _curve_and_ratio(text), ", ".join(curves())
+    if path is not None and not path.is_file():
+        if found:
+            raise ValueError(f"there is no curve {found[0]}; {nearest(found[0], curves())}")
+        raise ValueError(f"none, a ratio such as 100, CURVE:RATIO with CURVE one of {legal}, or a file of counts is")
+    if path is None and found and found[1] < 1:
         raise ValueError("a ratio from 1 on is: images of the most frequent class over those of the rarest")
-    if colon and curve not in tails():
-        raise ValueError(f"there is no curve {curve}; {nearest(curve, tails())}")
     return text
 
 
@@ -145,7 +168,8 @@ def _proportion(text: str) -> tuple[int, int, int] | None:
     many, medium, few = map(int, found.groups()) if found else (0, 0, 0)
     if not many >= medium >= few > 0:
         raise ValueError("natural, or three whole numbers from large to small is, such as 7:2:1")
-    return many, medium, few
+    whole = math.gcd(many, medium, few)
+    return many // whole, medium // whole, few // whole
 
 
 def _amount(text: str) -> float | int:
@@ -166,13 +190,13 @@ def _clusters(text: str) -> int:
 
 
 def _features(text: str) -> str:
-    if text.endswith(".npy") and not Path(text).is_file():
+    if (path := file_of("features", text)) is not None and not path.is_file():
         raise ValueError("there is no such file; an .npy file with a row for each image is")
     return text
 
 
 def _head(text: str) -> str:
-    if text not in WORDS[1:] and not Path(text).is_file():
+    if (path := file_of("head", text)) is not None and not path.is_file():
         raise ValueError("frequency, seed, or a file with the name of a class on each line, from head to tail, is")
     return text
 
@@ -227,6 +251,6 @@ def absolute(key: str, text: str) -> str:
         return ",".join(
             f"{split}:{path.absolute()}" if split else str(path.absolute()) for path, split in _source(text)
         )
-    if key == "images" or (key in ("long_tail", "head", "features") and Path(text).is_file()):
+    if key == "images" or file_of(key, text) is not None:
         return str(Path(text).absolute())
     return text

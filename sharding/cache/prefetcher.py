@@ -35,7 +35,7 @@ class Prefetcher:
     def follow(self, plan: EpochPlan, start: int, batches: Iterable[Item], per_step: int) -> Iterator[Item]:
         """Pass batches on, and meanwhile fetch the plan's shards.
 
-        Shards that the rest of the epoch does not need are evicted first.
+        Shards that nobody read since the epoch began, and those that the rest of it does not need, are evicted first.
 
         Args:
             plan: the epoch's plan.

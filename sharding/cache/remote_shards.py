@@ -334,12 +334,15 @@ def _evictable(there: Mapping[Path, os.stat_result], path: Path, ahead: FetchAhe
     """Return the shards that may be evicted for the shard `path`, in the order in which to evict them."""
     if ahead is None:
         return sorted(there, key=lambda shard: there[shard].st_mtime_ns)
-    turn = {shard: ahead.turns.get(shard, math.inf) for shard in there}  # inf: not needed any more
+    turn = {shard: ahead.turns.get(shard, math.inf) for shard in there}  # inf: not needed by this epoch, any more
+    later = [shard for shard in there if turn[shard] > ahead.turns[path]]
     free = [
         shard
-        for shard in there
-        if turn[shard] == math.inf or (turn[shard] > ahead.turns[path] and there[shard].st_mtime < ahead.began)
+        for shard in later
+        if there[shard].st_mtime < ahead.began or (turn[shard] == math.inf and shard.parent == path.parent)
     ]
+    if not free and len(later) == len(there):  # others read all that is here: without room this run would never begin
+        free = [shard for shard in later if turn[shard] == math.inf]
     return sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
 
 

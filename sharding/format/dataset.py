@@ -83,8 +83,9 @@ class FetchAhead:
     """Which shards may be evicted for a shard that is fetched before it is needed.
 
     Attributes:
-        turns: for each shard that this epoch still needs, its place in the order. Shards that are not needed any more
-            may be evicted, and shards with a later place that were not touched since `began`.
+        turns: for each shard that this epoch still needs, its place in the order. Shards of its split that are not
+            needed any more may be evicted, and all others without a place or with a later one that were not touched
+            since `began`: what other runs read stays, unless nothing else is there.
         began: when the epoch began, in seconds since 1970.
         granted: called once there is room, before the fetch; or before waiting for another process that fetches it.
     """

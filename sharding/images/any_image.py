@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sharding.images.decoders import MAX_PIXELS
 
-NEED_MORE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_NEED_MORE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow tells by their first bytes, but cannot decode alone, or only by running another program."""
 SMALL = 64
 """Images whose longer side has at most so many pixels keep their colours in full."""
@@ -28,7 +28,7 @@ _WHITE = 255
 def formats() -> tuple[str, ...]:
     """Return Pillow's names of the formats that are taken."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - NEED_MORE))
+    return tuple(sorted(set(Image.OPEN) - _NEED_MORE))
 
 
 def first_frame(data: bytes) -> Image.Image:

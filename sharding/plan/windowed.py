@@ -155,7 +155,7 @@ def _summed_by_shard(weights: np.ndarray, samples: int, bounds: np.ndarray) -> _
     """Sum the weights by shard, adding from left to right as a full shuffle does.
 
     Raises:
-        PlanError: as for `sampling.draw_counts`.
+        PlanError: as for `sampling.drawn_ids`.
     """
     check_length(weights, samples)
     edges, total, last, equal = np.empty(len(bounds) - 1), 0.0, -1, True

@@ -22,6 +22,7 @@ from sharding.sources.shared.unpacked import DAMAGE, OPEN, compression, head_of,
 from sharding.sources.shared.zip_listing import MAGIC, Member, Zip
 
 SAYS = "a tar or zip of class folders"
+TAKES = ("classes",)
 _LOOKED_AT = 200
 """Members that `recognises` looks at."""
 _LABELS = {".cls", ".json"}

@@ -27,6 +27,7 @@ from sharding.sources.rows import Asked, Row
 from sharding.sources.shared.unpacked import unpacked
 
 SAYS = "CIFAR-10 or CIFAR-100, python or binary version: the .tar.gz, or the folder that it unpacks to"
+TAKES = ("columns",)
 
 _SHAPE = (3, 32, 32)
 _SIZE = 3 * 32 * 32

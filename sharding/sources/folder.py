@@ -19,6 +19,7 @@ from sharding.sources.rows import Asked, Row
 from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, is_image, why_no_image
 
 SAYS = "a folder of class folders"
+TAKES = ("classes",)
 CIRCLES = "links to a folder that they lie in"
 _LOOKED_AT = 200
 """Folders in which `recognises` looks for an image."""

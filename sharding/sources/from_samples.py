@@ -13,6 +13,7 @@ import io
 import json
 import operator
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from recipes.common.errors import DataError, one_line
-from recipes.common.files import sync_folder, whole_file
+from recipes.common.files import file_digest, sync_folder, whole_file
 from recipes.common.json_text import NotJson, parse_json
 from sharding.building.raw_files import Pixels, Place
 from sharding.sources.rows import Asked, Row
@@ -60,7 +61,7 @@ def keep_samples(samples: Iterable[Labelled | tuple[Any, ...]], folder: Path) ->
 
     Args:
         samples: is read once.
-        folder: made if it is not there; samples that it has are replaced.
+        folder: made if it is not there; other samples that it has are replaced, the same ones are left as they are.
 
     Returns:
         The folder.
@@ -70,7 +71,17 @@ def keep_samples(samples: Iterable[Labelled | tuple[Any, ...]], folder: Path) ->
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / LIST).unlink(missing_ok=True)
+    before = folder.stat()
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as new:
+        _write(samples, Path(new))
+        changed = _replace(folder, Path(new))
+    sync_folder(folder)
+    if not changed:  # nor has the folder, by whose time a build sees what it need not list again
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return folder
+
+
+def _write(samples: Iterable[Labelled | tuple[Any, ...]], folder: Path) -> None:
     with whole_file(folder / LIST) as listing, whole_file(folder / IMAGES) as images:
         number = -1
         for number, sample in enumerate(samples):
@@ -81,8 +92,23 @@ def keep_samples(samples: Iterable[Labelled | tuple[Any, ...]], folder: Path) ->
             listing.write(json.dumps(entry).encode() + b"\n")
         if number < 0:
             raise DataError("there are no samples; at least one image and its label would be legal")
-    sync_folder(folder)
-    return folder
+
+
+def _replace(folder: Path, new: Path) -> bool:
+    """Move the files of `new` to `folder` where other bytes are there; return whether that was so.
+
+    A file of the same bytes keeps its time, by which a build sees that nothing changed.
+    """
+    if images := _differ(folder / IMAGES, new / IMAGES):
+        (folder / LIST).unlink(missing_ok=True)  # it says where images lie in the old file
+        os.replace(new / IMAGES, folder / IMAGES)
+    if listing := _differ(folder / LIST, new / LIST):
+        os.replace(new / LIST, folder / LIST)
+    return images or listing
+
+
+def _differ(old: Path, new: Path) -> bool:
+    return not old.is_file() or file_digest(old) != file_digest(new)
 
 
 def _kept(sample: Labelled, number: int, images: BinaryIO) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sharding.sources.rows import Asked, Row
 from sharding.sources.shared.list_paths import Images, first_line, is_header, label_of, split_of_name, text_lines
 
 SAYS = "text lists of `path label`"
+TAKES = ("images",)
 _SEPARATORS = {" ": "a blank", "\t": "a tab", ",": "a comma"}
 _OTHERS = {".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq"}
 

@@ -17,7 +17,7 @@ from recipes.common.cli import nearest
 from recipes.common.errors import DataError
 from sharding.building.notices import Notices
 from sharding.sources.row_checks import RowChecks, is_number
-from sharding.sources.rows import Asked, Row
+from sharding.sources.rows import WORDS, Asked, Row
 
 _FORMAT = re.compile(r"^def rows\(asked: Asked\) -> Iterator\[Row\]:", re.MULTILINE)
 
@@ -41,10 +41,11 @@ def rows_of(asked: Asked, format: str | None = None) -> Iterator[Row]:
         format: a name of `formats()`; None takes the one that recognises the source.
 
     Raises:
-        DataError: there is no such source or format, or an image or class is not as it must be; one sentence, which
-            names the line of a list.
+        DataError: there is no such source or format, the format does not read a word that was given, or an image or
+            class is not as it must be; one sentence, which names the line of a list.
     """
     chosen = format_of(asked, format)  # at the call, not at the first image
+    _refuse_unread(asked, chosen)
     return _checked(asked, _module(chosen))
 
 
@@ -73,6 +74,18 @@ def format_of(asked: Asked, format: str | None = None) -> str:
     raise DataError(f"{_named(asked)} is in no format that is known; legal: {_listed(formats())} (format=NAME)")
 
 
+def _refuse_unread(asked: Asked, format: str) -> None:
+    """Refuse what is asked of a source in a format that does not read it."""
+    plain = Asked(asked.paths, asked.work)
+    for word in WORDS:
+        if getattr(asked, word) != getattr(plain, word) and word not in _taken(format):
+            able = ", ".join(name for name in formats() if word in _taken(name))
+            raise DataError(
+                f"{word}= does not go with {_named(asked)}, which is in the format {format} ({formats()[format]}); "
+                f"without it would be legal, and {word}= goes with {able}"
+            )
+
+
 def class_order(labels: Collection[str]) -> list[str]:
     """Return class names in their order: as numbers where all are whole numbers, else as text."""
     numbers = all(map(is_number, labels))
@@ -87,6 +100,11 @@ def _checked(asked: Asked, module: ModuleType) -> Iterator[Row]:
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"sharding.sources.{name}")
+
+
+def _taken(name: str) -> tuple[str, ...]:
+    taken: tuple[str, ...] = getattr(_module(name), "TAKES", ())
+    return taken
 
 
 def _named(asked: Asked) -> str:

@@ -1,8 +1,9 @@
 """What a source says of each image, and what is asked of a format: the contract of the files in this folder.
 
-A format is a file `sharding/sources/NAME.py` with three names:
+A format is a file `sharding/sources/NAME.py` with these names:
 
     SAYS = "a folder of class folders"                  what it reads, for help and messages
+    TAKES = ("classes",)                                which of `WORDS` it reads; may be left out where it reads none
     def recognises(path: Path) -> bool                  whether source= looks like it; looks at names and first bytes
     def rows(asked: Asked) -> Iterator[Row]             reads it in one pass, in an order that is always the same
 
@@ -21,6 +22,10 @@ from sharding.building.raw_files import Place
 
 SPLITS = ("train", "val", "test")
 """Splits that a source may give; an image without one is in the pool that the build cuts."""
+
+
+WORDS = ("columns", "images", "classes")
+"""Fields of `Asked` that only some formats read; the others refuse them."""
 
 
 class Row(NamedTuple):

@@ -28,6 +28,7 @@ from sharding.sources.shared.list_paths import (
 )
 
 SAYS = "CSV, Parquet or JSON lines with a row an image"
+TAKES = ("columns", "images")
 _SEPARATORS = ",;\t"
 _CSV = {".csv", ".tsv"}
 _JSON_LINES = {".jsonl", ".ndjson"}

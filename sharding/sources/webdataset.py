@@ -12,12 +12,9 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError, one_line
@@ -27,8 +24,10 @@ from sharding.building.listing import File, list_tar, shown
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Place
 from sharding.sources.rows import Asked, Row
+from sharding.sources.shared.class_folders import is_image
 
 SAYS = "WebDataset shards: tars with KEY.jpg and KEY.cls or KEY.json"
+TAKES = ("columns",)
 NO_SAMPLES = "files of shards that belong to no sample"
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -150,14 +149,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------- of one sample
-@cache
-def _extensions() -> frozenset[str]:
-    Image.init()
-    return frozenset(end.removeprefix(".") for end, kind in Image.EXTENSION.items() if kind in Image.OPEN)
-
-
 def _images(extensions: set[str] | _Files) -> list[str]:
-    return sorted(end for end in extensions if end.rpartition(".")[2] in _extensions())
+    return sorted(end for end in extensions if is_image(f"KEY.{end}"))
 
 
 def _image(files: _Files, wanted: str, where: str) -> str:

@@ -525,6 +525,38 @@ def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path)
     ), "all are needed, and were fetched for this epoch"
 
 
+def test_what_another_run_reads_makes_no_room_for_what_is_fetched_ahead(server: Server, tmp_path: Path) -> None:
+    """Another set's shards go if they were not read since the epoch began, then what the epoch is done with.
+
+    Only a run that has nothing there takes the room of what another one reads, or it would never begin.
+    """
+    split = opened(server, tmp_path).split("glt", "train")
+    cache, relative, size = split.remote.source, split.remote.relative, int(split.index.shard_size.max())
+    cache, other = replace(cache, most_bytes=3 * size), tmp_path / "shards" / "other-0123" / "glt" / "train"
+    mine, began = [cache.folder / relative / str(name) for name in split.index.shard_name], time.time() - 100
+    other.mkdir(parents=True)
+
+    def read_by_another(name: str, seconds: float) -> None:
+        (other / f"{name}.tar").write_bytes(bytes(size))
+        os.utime(other / f"{name}.tar", (began + seconds, began + seconds))
+
+    def fetched(shard: int, *before: int) -> tuple[bool, set[str]]:
+        turns = {mine[one]: place for place, one in enumerate([*before, shard])}
+        got = cache.fetch_ahead(relative, split.index, shard, FetchAhead(turns, began, lambda: None))
+        return got, {path.stem for path in other.iterdir()} | {str(mine.index(path)) for path in mine if path.exists()}
+
+    cache.shard(relative, split.index, 0)
+    read_by_another("idle", -1)
+    read_by_another("in use", 1)
+    assert fetched(1) == (True, {"in use", "0", "1"})
+    assert fetched(2, 1) == (True, {"in use", "1", "2"})
+    assert fetched(3, 1, 2) == (False, {"in use", "1", "2"})
+    for shard, name in ((1, "too"), (2, "as well")):
+        mine[shard].unlink()
+        read_by_another(name, 2)
+    assert fetched(3) == (True, {"too", "as well", "3"})
+
+
 def test_who_fetches_ahead_leaves_what_is_over(server: Server, tmp_path: Path) -> None:
     """Overtaken by the readers it does not fetch for a step that is past."""
     split = opened(server, tmp_path).split("glt", "train")

@@ -6,7 +6,6 @@ kinds are parted as evenly, earlier groups taking one more; two kinds are groups
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -100,22 +99,3 @@ def _grouped(kind: np.ndarray, label: np.ndarray, classes: int) -> Attributes:
         kinds.append(there[falling].astype(np.int64))
         sizes.append(counts[falling].astype(np.int64))
     return Attributes(group, kinds, sizes)
-
-
-def proportion(word: str) -> tuple[int, int, int] | None:
-    """Read `attribute_tail=natural` (None: as the data are) or `A:B:C`, in lowest terms.
-
-    Raises:
-        DataError: it is neither.
-    """
-    if word == "natural":
-        return None
-    parts = word.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() and 0 < int(part) <= 10**6 for part in parts):
-        raise DataError(
-            f"attribute_tail={word} is not legal: natural, or three whole numbers from 1 to a million such as 7:2:1, "
-            "would be"
-        )
-    many, medium, few = map(int, parts)
-    whole = math.gcd(many, medium, few)
-    return many // whole, medium // whole, few // whole

@@ -19,12 +19,12 @@ from typing import Any
 from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, source_changed
 from sharding.building.request import Request
-from sharding.building.samples_words import WORDS
+from sharding.building.samples_words import file_of
 from sharding.datasets.samples.equal_images import doubt_two_labels
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.index import listed, write_names
 from sharding.datasets.samples.listed.plan import plan_of
-from sharding.datasets.samples.stages.clusters import PIXELS, network_weights
+from sharding.datasets.samples.stages.clusters import network_weights
 from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
 from sharding.format.dataset_json import finish_dataset, is_built
@@ -86,7 +86,7 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
     """Return what the bytes depend on: the images, the seed and the words; a file counts by its content."""
     words = request.samples
     chosen = {
-        word: {"sha256": file_digest(Path(str(value)))} if _is_file(value) else value
+        word: value if (path := file_of(word, value)) is None else {"sha256": file_digest(path)}
         for word, value in (
             ("long_tail", words.long_tail),
             ("head", words.head),
@@ -109,11 +109,6 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
         **chosen,
         **StoredSize(request.resize_short, request.quality).options,
     }
-
-
-def _is_file(value: Any) -> bool:
-    """Return whether the value of a word is a file, and not a word that a file happens to be called by."""
-    return isinstance(value, str) and value not in (*WORDS, PIXELS) and Path(value).is_file()
 
 
 def _say_index(found: Listed) -> None:

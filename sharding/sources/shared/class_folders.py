@@ -20,6 +20,7 @@ from PIL import Image
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
 from sharding.building.notices import Notices
+from sharding.images.any_image import formats
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folders that are splits, in any case -> the split."""
@@ -28,15 +29,13 @@ EMPTY = "folders that hold no image"
 HIDDEN = "hidden files and folders, and what systems leave behind (__MACOSX, Thumbs.db)"
 NO_IMAGES = "files that are no images by their extension"
 _LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
-_NEED_MORE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow tells by their first bytes, but cannot decode alone."""
 
 
 @cache
 def extensions() -> frozenset[str]:
     """Return the extensions, as `.png`, of the images that Pillow can read."""
-    Image.init()
-    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in _NEED_MORE)
+    taken = formats()
+    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in taken)
 
 
 def is_image(name: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from recipes.common.errors import DataError
 from sharding.datasets.samples import groups, heads
-from sharding.datasets.samples.attributes import by_clusters, by_column, group_of_rank, proportion
+from sharding.datasets.samples.attributes import by_clusters, by_column, group_of_rank
 
 NAMES = ("a", "b", "c", "d")
 
@@ -79,11 +79,3 @@ def test_a_class_of_one_cluster_is_refused() -> None:
     """A class whose images all have the same features has no attribute groups."""
     with pytest.raises(DataError, match="class 'y' has a single cluster"):
         by_clusters(np.array([0, 1, 0, 0]), np.array([0, 0, 1, 1]), ("x", "y"))
-
-
-def test_attribute_tails() -> None:
-    """A proportion is kept in lowest terms; natural is none; all else is refused."""
-    assert proportion("natural") is None and proportion("70:20:10") == (7, 2, 1)
-    for word in ("7:2", "7:2:0", "a:b:c", "7:2:1.5"):
-        with pytest.raises(DataError, match="natural, or three whole numbers"):
-            proportion(word)

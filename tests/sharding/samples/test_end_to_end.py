@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,20 @@ def test_idx_files_become_a_trained_run(tmp_path: Path) -> None:
 
 
 def test_images_of_a_program_are_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`build_samples` takes what an iterable yields; of the same again nothing is made anew."""
+    """`build_samples` takes what an iterable yields and the command's words; of the same again nothing is made again,
+    not the listing either.
+    """
     rng = np.random.default_rng(0)
     samples = [(rng.integers(0, 256, (9, 9, 3), np.uint8), number % 2) for number in range(60)]
-    for _ in range(2):
-        build_samples("mine", tmp_path, iter(samples), val=2, test_cbl=5, workers=1)
-    assert "3 of 3 shards were there already, checked and kept" in capsys.readouterr().out
+    more = {"license": "CC0-1.0", "preview": tmp_path / "sheet.png"}
+    build_samples("mine", tmp_path, iter(samples), val=2, test_cbl=5, workers=1, **more)
+    assert json.loads((tmp_path / "mine" / "croissant.json").read_bytes())["license"] == "CC0-1.0"
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*") if path.suffix != ".lock"}
+    capsys.readouterr()
+    build_samples("mine", tmp_path, iter(samples), val=2, test_cbl=5, workers=1)
+    assert "mine is already in" in (said := capsys.readouterr().out) and "other sizes or times" not in said
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     assert forms.meta(tmp_path, "mine")["splits"]["glt/train"]["per_class"] == [23, 23]
 
 

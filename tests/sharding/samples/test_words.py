@@ -8,7 +8,8 @@ import pytest
 
 from recipes.common.errors import DataError
 from sharding.building.request import builder_of, parse, stages_of
-from sharding.building.samples_words import SPLITS, Samples
+from sharding.building.samples_words import SPLITS, Samples, absolute, file_of
+from sharding.datasets.samples.long_tail import LongTail, parsed
 from slurm.cluster.build_job import parse_command
 from slurm.site_file import Site
 
@@ -34,6 +35,35 @@ def test_words_become_a_request(tmp_path: Path) -> None:
         test_cbl=20,
     )
     assert isinstance(request.samples.test_cbl, int)
+
+
+def test_an_attribute_tail_is_kept_in_lowest_terms() -> None:
+    """70:20:10 is 7:2:1, so that a set built with one is not built again for the other."""
+
+    def tail(text: str) -> tuple[int, int, int] | None:
+        return parse([*GIVEN, "attributes=clusters", f"attribute_tail={text}"])[1].samples.attribute_tail
+
+    assert tail("70:20:10") == tail("7:2:1") == (7, 2, 1) and tail("5:5:5") == (1, 1, 1) and tail("natural") is None
+
+
+def test_what_a_word_says_comes_before_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is recorded, for the jobs of a cluster and for the cut alike; `./100` is the file."""
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "long_tail": ("none", "100", "pareto:9"),
+        "head": ("seed", "frequency"),
+        "features": ("pixels", "resnet50"),
+    }
+    for word, texts in names.items():
+        for text in texts:
+            Path(text).write_text("a,3\nb,2\n")
+            assert file_of(word, text) is None and absolute(word, text) == text
+    assert parsed("100", "ab") == LongTail("100", "exponential", 100.0)
+    assert parsed("./100", "ab").counts == {"a": 3, "b": 2}
+    assert absolute("long_tail", "./100") == str(tmp_path / "100") and file_of("head", "./seed") == Path("seed")
+    assert parse([*GIVEN, "long_tail=./100"])[1].samples.long_tail == "./100"
+    Path("of:9").write_text("a,3\nb,2\n")
+    assert parse([*GIVEN, "long_tail=of:9"]) and parsed("of:9", "ab").counts == {"a": 3, "b": 2}, "`of` is no curve"
 
 
 def test_sources_with_their_splits(tmp_path: Path) -> None:
@@ -85,6 +115,9 @@ def test_other_names_are_data_sets_of_their_own() -> None:
         ([*GIVEN, "builder=digits_glt"], "builder=digits_glt is not legal: samples"),
         ([*GIVEN, "long_tail=0.5"], "a ratio from 1 on is"),
         ([*GIVEN, "long_tail=gauss:5"], "there is no curve gauss; legal: exponential, pareto"),
+        ([*GIVEN, "long_tail=nan"], "none, a ratio such as 100, CURVE:RATIO"),
+        ([*GIVEN, "long_tail=pareto:"], "none, a ratio such as 100, CURVE:RATIO"),
+        ([*GIVEN, "long_tail=paretto:9"], "there is no curve paretto; did you mean pareto?"),
         ([*GIVEN, "long_tail=lots"], "none, a ratio such as 100, CURVE:RATIO"),
         ([*GIVEN, "head=nowhere.txt"], "frequency, seed, or a file"),
         ([*GIVEN, "groups=third"], "did you mean thirds?"),

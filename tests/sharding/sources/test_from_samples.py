@@ -59,11 +59,34 @@ def test_what_is_known_of_a_sample_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
-    """Written again, the folder holds what it held before, and nothing else."""
+    """Written again, the folder holds what it held before, and nothing else; its files and itself keep their times.
+
+    Of other samples the list and the images are others together, and of other labels the list alone.
+    """
+
+    def kept(*samples: Any) -> dict[str, tuple[bytes, int]]:
+        paths = [*keep_samples(samples, tmp_path).iterdir(), tmp_path]
+        return {path.name: (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns) for path in paths}
+
     samples: list[Any] = [(array(3, 3), 1), (Image.fromarray(array(4, 4, 3)), 2)]
-    before = {path.name: path.read_bytes() for path in keep_samples(samples, tmp_path).iterdir()}
-    assert {path.name: path.read_bytes() for path in keep_samples(samples, tmp_path).iterdir()} == before
-    assert set(before) == {from_samples.LIST, from_samples.IMAGES}
+    before = kept(*samples)
+    assert kept(*samples) == before
+    assert set(before) == {from_samples.LIST, from_samples.IMAGES, tmp_path.name}
+    relabelled = kept((array(3, 3), 3), samples[1])
+    assert relabelled[from_samples.IMAGES] == before[from_samples.IMAGES]
+    assert [row.label for row in read(tmp_path)] == ["3", "2"] and relabelled[tmp_path.name] != before[tmp_path.name]
+    darker = kept((array(3, 3) // 2, 3), samples[1])
+    assert all(darker[name][1] > relabelled[name][1] for name in (from_samples.LIST, from_samples.IMAGES))
+    assert np.array_equal(pixels_of(read(tmp_path)[0]), array(3, 3) // 2)
+
+
+def test_samples_that_cannot_be_used_leave_the_earlier_ones(tmp_path: Path) -> None:
+    """The folder holds whole samples or none."""
+    keep_samples([(array(3, 3), 1)], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match="sample 1 cannot be used"):
+        keep_samples([(array(4, 4), 2), (array(3, 3), None)], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

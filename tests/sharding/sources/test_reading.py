@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipes.common.errors import DataError
 from sharding.building.raw_files import Place
 from sharding.sources import reading
-from sharding.sources.reading import class_order, format_of, formats
+from sharding.sources.reading import class_order, format_of, formats, rows_of
 from sharding.sources.row_checks import RowChecks
 from sharding.sources.rows import Row
 from tests.helpers.labelled import asked, owls, put, read
@@ -50,6 +52,19 @@ def test_what_two_formats_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(modules["lists"], "recognises", lambda path: True)
     with pytest.raises(DataError, match=r"may be folder .*, lists .*; format=NAME says which"):
         format_of(asked(tmp_path))
+
+
+@pytest.mark.parametrize("name", formats())
+@pytest.mark.parametrize(("word", "value"), [("columns", {"split": "part"}), ("images", Path()), ("classes", "leaf")])
+def test_words_that_a_format_does_not_read_are_refused(name: str, word: str, value: Any, tmp_path: Path) -> None:
+    """None is dropped in silence: a format names in TAKES what its file reads."""
+    reads = f"asked.{word}" in Path(str(reading._module(name).__file__)).read_text()
+    with nullcontext() if reads else pytest.raises(DataError) as refused:
+        rows_of(asked(tmp_path, **{word: value}), name)
+    if refused:
+        assert str(refused.value).startswith(
+            f"{word}= does not go with source={tmp_path}, which is in the format {name}"
+        )
 
 
 def test_classes_are_ordered_as_numbers() -> None:

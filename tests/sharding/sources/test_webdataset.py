@@ -48,6 +48,13 @@ def test_webdatasets_own_writer_is_read(tmp_path: Path) -> None:
     assert [Path(row.where.path).name for row in found] == [f"birds-00{n}.tar" for n in (0, 0, 1, 1, 2)]
 
 
+def test_files_that_pillow_cannot_decode_alone_are_no_images(tmp_path: Path) -> None:
+    """A sample's HDF5, MPEG or EPS lies beside its image, as in folders and archives."""
+    members: Members = {f"x.{end}": b"..." for end in ("h5", "mpg", "eps", "wmf", "npy")}
+    path = shard(tmp_path / "a.tar", {**members, "x.jpg": JPEG, "x.cls": "7"})
+    assert [row.name for row in read(path)] == ["x.jpg"]
+
+
 def test_fields_of_json_are_read(tmp_path: Path) -> None:
     """columns= names the fields; they come before a .cls, and numbers become text."""
     said = {"species": "Zaunkönig", "place": 3, "part": "test", "photo": "p1"}

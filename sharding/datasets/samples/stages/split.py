@@ -15,6 +15,7 @@ from recipes.common.errors import DataError
 from recipes.common.files import file_digest
 from sharding.building.keys import digest64
 from sharding.building.request import Request
+from sharding.building.samples_words import file_of
 from sharding.datasets.samples import attributes, heads
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.plan import Labelled
@@ -81,7 +82,9 @@ def _made_from(request: Request, found: Listed, clusters: np.ndarray | None) -> 
     """Return a digest of what the splits depend on."""
     words = request.samples
     files = {
-        word: file_digest(Path(text)) for word in ("long_tail", "head") if Path(text := getattr(words, word)).is_file()
+        word: file_digest(path)
+        for word in ("long_tail", "head")
+        if (path := file_of(word, getattr(words, word))) is not None
     }
     chosen = [words.long_tail, words.head, words.groups, words.attributes, words.attribute_tail]
     wishes = [words.val, words.test_cbl, words.test_gbl]
