@@ -56,7 +56,7 @@ class BaselineTest:
 
     @property
     def fewest_seeds(self) -> int:
-        """How many seeds the row has that has fewer."""
+        """How many seeds the row with fewer of them has."""
         return min(len(self.seeds), len(self.baseline_seeds))
 
     @property
