@@ -1,8 +1,8 @@
-"""Which rows of a table are made from one another's runs, so that comparing them as independent would be wrong."""
+"""Which row of a table repeats another, since it is made from the other's runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +13,6 @@ from recipes.table_layout import Column
 
 Right = Callable[[Run, str, str], tuple[str, NDArray[np.bool_]]]
 """From a run, `select` and split to the digest of the test samples, and which the run has right; or ValueError."""
-
-
-def pairs(first: Iterable[Run], second: Iterable[Run]) -> list[tuple[Run, Run]]:
-    """Pair the runs of two rows of which one builds on the other, or both build on one run; each run once."""
-    found: list[tuple[Run, Run]] = []
-    left = list(second)
-    for run in first:
-        other = next((other for other in left if _origins(run) & _origins(other)), None)
-        if other is not None:
-            found.append((run, other))
-            left.remove(other)
-    return found
-
-
-def _origins(run: Run) -> set[str]:
-    return {run.name, run.builds_on} - {""}
 
 
 def repeated_row(table: Table, row: int, column: Column, right: Right) -> int:

@@ -21,14 +21,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.claims.dependence import pairs, repeated_row
+from analysis.claims.dependence import repeated_row
 from analysis.claims.statements import Comparison, comparisons
 from analysis.inputs.runs import Run
-from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL
-from analysis.stats.crossed import Difference, difference
+from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL, sources
+from analysis.stats.crossed import Difference, accuracies, difference
 from analysis.stats.multiple import holm
 from analysis.stats.power import seeds_needed, smallest_effect
 from analysis.tables.cells import Table
+from analysis.tables.matching import pairs
 from analysis.tables.presentation import printed_label
 from analysis.tables.published import below_noise
 from recipes.table_layout import Column, Layout, Row
@@ -71,7 +72,7 @@ class Verdict:
 
     @property
     def paper_below_noise(self) -> bool:
-        """Whether two single runs of one method differ as much as the paper's two numbers."""
+        """Whether single runs differ as much as the paper's two numbers, by published runs."""
         of = self.of
         return of.paper is not None and below_noise(of.paper, of.paper_data or "", self.column)
 
@@ -112,8 +113,8 @@ class _Read:
                 said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes() + b"|")
             digest = said.hexdigest()
             self.right[place] = digest, arrays["label"] == arrays["prediction"]
-            if len(source := arrays.get("source", np.empty(0, int))) == len(arrays["label"]):
-                self.sources.setdefault(digest, np.unique(source, return_inverse=True)[1])
+            if len(arrays.get("source", ())) == len(arrays["label"]):
+                self.sources.setdefault(digest, sources(arrays))
         return self.right[place]
 
 
@@ -176,8 +177,8 @@ def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
         return replace(made, word=UNDECIDED, why="the two rows differ in their data or test samples")
     (digest,) = digests
     source = read.sources.get(digest, np.arange(len(right[0][0][1])))
-    first, second = (np.stack([of_run for _, of_run in side]) for side in right)
-    found = difference(first, second, source, bool(paired))
+    first, second = (accuracies(np.stack([of_run for _, of_run in side]), source) for side in right)
+    found = difference(first, second, bool(paired))
     if (fewest := min(found.runs)) < FEWEST_SEEDS:
         return replace(made, word=f"{UNDECIDED} ({_FEW[fewest]})", found=found)
     p = found.p_equal() if of.above else found.p_reaches(of.margin)

@@ -31,11 +31,12 @@ Answered by a program from the run folders in `runs/`. It says what they hold, a
 
 {seeds}
 
-- Intervals are {level:.0%} percentile intervals of {resamples:,} bootstrap resamples of the test samples, and of the
-  seeds where a cell has several. With one seed they do not hold what another training would give.
+- Intervals are {level:.0%} intervals: of one seed percentiles of {resamples:,} bootstrap resamples of the test samples'
+  sources, which do not hold what another training would give; of several Student's t over seeds and test samples.
 - `±` is the sample standard deviation over seeds (n - 1).
-- A row is tested against its twin: McNemar's exact test for one pair of runs and accuracy, else the paired bootstrap.
-  Arrows mean p < {alpha}, uncorrected for the number of cells.
+- A row is tested against its twin by Student's t over seeds and test samples, with at most the seeds' degrees of
+  freedom; one pair of runs by McNemar's exact test (accuracy) or the paired bootstrap. Arrows mean p < {alpha} over
+  three seeds or more, uncorrected for the number of cells.
 {verdicts}
 ## Selection and tuning
 

@@ -80,6 +80,7 @@ def _baseline(cell: Cell) -> dict[str, Any] | None:
         "p": test.p,
         "method": test.method,
         "seeds": list(test.seeds),
+        "twin_seeds": list(test.baseline_seeds),
         "samples": test.samples,
         "gained": test.gained,
         "lost": test.lost,

@@ -1,13 +1,16 @@
-"""The page of results on a data set, `docs/results-NAME.md`: tables, verdicts, what is missing and what it cost.
+"""The page of results on a data set: tables, verdicts, what is missing and what it cost.
 
-Everything in the page is computed from the run folders, so that no number is kept by hand; a test compares the
-committed pages with what `python -m analysis results` writes.
+Everything in the page is computed from the run folders, so that no number is kept by hand. `docs/results-NAME.md` are
+those of `examples`; a test compares them with what `python -m analysis results` writes.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from analysis.claims import text as claims
 from analysis.claims.verdicts import judge
@@ -29,20 +32,21 @@ TITLES = {
     BUDGETS: "At the paper's budget",
 }
 
+SMALL_SETS = ("digits_glt", "fashion_glt")
+"""Those of docs/small-sets.md, which says how epochs and batch were chosen."""
+
 PAGE = """\
 # What came out on {data}
 
 Written by `python -m analysis results runs={runs} out={out}`.
-A test compares this page with what the command writes, so change the runs or the command and never the page.
-Words such as CLT, twin and budget are explained in [README.md](../README.md#words).
+Change the runs and never the page. Words such as CLT, twin and budget are explained in {readme}.
 
-- **{count} runs** are behind the page: {regime}.
-{search}
+{behind}
 - Numbers are percent after the last epoch, overall accuracy \\| precision: the mean over seeds ± the standard
   deviation. In brackets: the number of seeds, where it is not the one that the table asks for.
-- ↑ and ↓: above and below the twin, which is the same method without IFL, with p < {alpha} from {fewest} seeds on,
-  not corrected for the number of cells. The verdicts are.
-- Nothing here ranks methods on other data, such as ImageNet-GLT.
+- ↑ and ↓: above and below the twin, which is the same method without IFL, with p < {alpha} (Student's t over seeds and
+  test samples) from {fewest} seeds on, not corrected for the number of cells. The verdicts are.
+- Nothing here ranks methods on other data.
 
 {tables}
 ## What is missing
@@ -55,10 +59,7 @@ Words such as CLT, twin and budget are explained in [README.md](../README.md#wor
 
 ## How the runs were made
 
-`python slurm/launch.py table=NAME data={data} cluster=local nodes=1 max_jobs=2`, with the tables {names}.
-[{runs}](../{runs}) holds the light part of each run folder: recipe, provenance, training
-log and predictions. From it `python -m analysis runs={runs} out=out` makes every table, with intervals,
-tests and figures.
+{made}
 """
 
 
@@ -84,16 +85,28 @@ def page(runs: list[Run], where: str, out: str) -> str:
         data=sets[0],
         runs=where,
         out=out,
-        count=len(runs),
-        regime=_regime(runs),
-        search=_search(made, sets[0]),
+        readme=_link("README.md", out, "#words"),
+        behind=_behind(made, runs, out),
         alpha=ALPHA,
         fewest=FEWEST_SEEDS,
         tables="\n".join(_section(table, lines) for table in made),
         missing=_missing(made, sets[0]),
         cost=f"{ledger.sentence(lines).capitalize()}. Hardware: {', '.join(lines[-1].own.hardware) or MISSING}.",
-        names=" and ".join(f"`{table.layout.name}`" for table in made),
+        made="\n".join(textwrap.wrap(_launched(made, runs, where, out), 120, break_on_hyphens=False)),
     )
+
+
+def _link(file: str, out: str, place: str = "") -> str:
+    """Link to a file of the project from the page; its name alone where the page or the file lies anywhere.
+
+    Args:
+        file: relative to the project.
+        out: the page's own file, as the page names it.
+        place: in the file, such as `#words`.
+    """
+    if Path(file).is_absolute() or Path(out).is_absolute():
+        return f"`{file}`"
+    return f"[{file}]({Path(os.path.relpath(file, Path(out).parent)).as_posix()}{place})"
 
 
 def _filled(runs: list[Run], data: Sequence[str]) -> list[Table]:
@@ -128,18 +141,41 @@ def _regime(runs: Sequence[Run]) -> str:
     )
 
 
-def _search(made: Sequence[Table], data: str) -> str:
-    """Say what chose the values with which the runs trained, and among how many."""
+def _behind(made: Sequence[Table], runs: Sequence[Run], out: str) -> str:
+    """Say which runs are behind the page, and what chose the values with which they trained, among how many."""
+    data = runs[0].data
+    said = [f"**{len(runs)} runs** are behind the page: {_regime(runs)}."]
+    if data in SMALL_SETS:
+        small_sets = _link("docs/small-sets.md", out)
+        said.append(f"Epochs and batch of the recipes were chosen by the baseline alone ({small_sets}).")
     tried: dict[str, int] = {}
     for table in made:
         tried = {**table.layout.tried_on(data), **tried}
-    said = "Epochs and batch were chosen by the baseline alone ([small-sets.md](small-sets.md))."
     if max(tried.values()) > 1:
-        said += (
-            f" Then val chose for each method without IFL, among so many values: {tried_text(tried)}. With IFL the "
-            "method keeps them."
+        said.append(
+            f"For each method without IFL val chose among so many values: {tried_text(tried)}. With IFL the method "
+            "keeps them."
         )
-    return textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.fill(" ".join(said), 118, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _launched(made: Sequence[Table], runs: Sequence[Run], where: str, out: str) -> str:
+    """Say with which commands such runs are made and most of these were, and what the run folders hold."""
+    commands = [_command(run) for run in runs]
+    most = max(filter(None, dict.fromkeys(commands)), key=commands.count, default="")
+    tables = " and ".join(f"`python slurm/launch.py table={table.layout.name} data={runs[0].data}`" for table in made)
+    usual = f" {commands.count(most)} of these {len(runs)} were launched by `{most}`." if most else ""
+    return (
+        f"{tables} makes such runs.{usual} {_link(where, out)} holds of each run its recipe, provenance, training log "
+        f"and predictions. From it `python -m analysis runs={where} out=out` makes every table, with intervals, tests "
+        "and figures."
+    )
+
+
+def _command(run: Run) -> str:
+    """Return the command that launched a run; empty where its meta.json does not say."""
+    words = run.stored("meta.json").get("argv")
+    return shlex.join(["python", "slurm/launch.py", *map(str, words[1:])]) if isinstance(words, list) and words else ""
 
 
 def _section(table: Table, costs: Sequence[ledger.Line]) -> str:

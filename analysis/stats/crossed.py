@@ -1,17 +1,19 @@
-"""The difference of two rows' accuracies, over seeds and over test samples, where both rows saw the same samples.
+"""What a row scores, and the difference of two rows, over seeds and over test samples that both rows saw.
 
-The scheme. Row X has n runs that differ in the seed; each is right or not on each of M test samples, which were made
-from C sources (clusters). Another training would give other numbers, and so would other sources. The variance of the
+The scheme. Row X has n runs that differ in the seed; each scores something on M test samples, which were made from C
+sources (clusters). Another training would give other numbers, and so would other sources. The variance of the
 difference of the two means is estimated as
 
     V = K + max(0, S - E)
 
-* K: of the mean over seeds of the differences, over sources: C / (C - 1) sum_c (T_c - D M_c)^2 / M^2, with T_c the sum
-  over a source's M_c samples and D the difference. It is what resampling sources with replacement gives, without
-  the resampling.
-* S: of the means over seeds, the sum over both rows of (variance of a run's accuracy over seeds) / n.
+* K: of the mean over seeds of the differences, over sources. Of accuracies it is C / (C - 1) sum_c (T_c - D M_c)^2 /
+  M^2, with T_c the sum over a source's M_c samples and D the difference: what resampling sources with replacement
+  gives, without the resampling. Of any other measure it is the variance over resamples.
+* S: of the means over seeds, the sum over both rows of (variance of a run's score over seeds) / n.
 * E: the part of S that K holds already, since a run errs on samples of its own: the sum over both rows of the variance
-  of (run, source) residuals, as S and K are scaled.
+  of (run, source) or (run, resample) residuals, as S and K are scaled.
+
+Of one row alone it is the same with the one row's parts.
 
 Seeds of the two rows count as independent. Where one row's runs are made from the other's they come in pairs, and S and
 E are those of the pairs' differences.
@@ -24,7 +26,7 @@ seeds holds the truth in three of four cases only, and with 1,000 resamples no p
 Source of the parts: Searle, Casella, McCulloch, "Variance Components" (1992), crossed designs; Satterthwaite,
 Biometrics Bulletin 2 (1946).
 
-Axes: S seeds, M samples, C sources.
+Axes: S seeds, M samples, C sources, R resamples; D is C or R.
 """
 
 from __future__ import annotations
@@ -39,12 +41,22 @@ from numpy.typing import NDArray
 from analysis.stats.bootstrap import LEVEL
 
 
+class Scores(NamedTuple):
+    """What a row's runs score, and how much of it hangs on the choice of test samples."""
+
+    value_S: NDArray[np.float64]
+    """Fractions."""
+    beyond_SD: NDArray[np.float64]
+    """What each source, or each resample, adds to a run's value; the sum of squares over D is the variance."""
+    sources: int
+    samples: int
+
+
 class _Part(NamedTuple):
-    """What varies on its own, one row's runs or pairs of runs: by source what is beyond the mean, and the spread."""
+    """What varies on its own, one row's runs or pairs of runs: their mean, its part of K before squares, the spread."""
 
     mean: float
-    beyond_C: NDArray[np.float64]
-    """(T_c - mean M_c) / M of the mean over seeds."""
+    beyond_D: NDArray[np.float64]
     of_seeds: float
     """Its part of S."""
     of_residuals: float
@@ -54,7 +66,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """The first row's mean accuracy minus the second's, a fraction, and how sure it is."""
+    """The first row's mean score minus the second's, a fraction, and how sure it is."""
 
     value: float
     runs: tuple[int, ...]
@@ -101,22 +113,65 @@ class Difference:
         return float(stdtr(self.freedom, -distance / self.error))
 
 
-def difference(
-    first_SM: NDArray[np.bool_], second_SM: NDArray[np.bool_], source_M: NDArray[np.integer], paired: bool = False
-) -> Difference:
+def accuracies(right_SM: NDArray[np.bool_], source_M: NDArray[np.integer]) -> Scores:
+    """Return the accuracies of a row's runs.
+
+    Args:
+        right_SM: whether each run has each sample right, bool [S, M].
+        source_M: numbers of the samples' sources, from 0, int [M].
+    """
+    samples = len(source_M)
+    size_C = np.bincount(source_M)
+    present = size_C > 0
+    size_C = size_C[present]
+    sources = len(size_C)
+    sum_SC = np.stack([np.bincount(source_M, right)[present] for right in right_SM])
+    value_S = right_SM.mean(axis=1)
+    scale = math.sqrt(sources / (sources - 1)) if sources > 1 else 1.0
+    return Scores(value_S, scale * (sum_SC - value_S[:, None] * size_C) / samples, sources, samples)
+
+
+def resampled(value_S: NDArray[np.float64], replicate_SR: NDArray[np.floating], sources: int, samples: int) -> Scores:
+    """Return any measure of a row's runs, with what they score on resamples.
+
+    Args:
+        value_S: what they score, float64 [S].
+        replicate_SR: the same on resampled sources, floating [S, R]; NaN, of all runs alike, where a resample has no
+            sample to score.
+        sources: of how many the samples are.
+        samples: how many there are.
+    """
+    there_SR = replicate_SR[:, ~np.isnan(replicate_SR[0])].astype(np.float64)
+    number = there_SR.shape[1]
+    mean_S = there_SR.sum(axis=1) / max(number, 1)
+    return Scores(value_S, (there_SR - mean_S[:, None]) / math.sqrt(max(number - 1, 1)), sources, samples)
+
+
+def difference(first: Scores, second: Scores, paired: bool = False) -> Difference:
     """Compare two rows.
 
     Args:
-        first_SM: whether each run of the first row has each sample right, bool [S, M].
-        second_SM: the same of the second row; without `paired` perhaps of another number of seeds.
-        source_M: numbers of the samples' sources, from 0, int [M].
+        first: the first row's scores.
+        second: the second's, on the same samples; without `paired` perhaps of another number of seeds.
         paired: whether runs of the same place belong together, since one was made from the other.
     """
-    signed = first_SM.astype(np.int8), -second_SM.astype(np.int8)
-    parts = [_part(each, source_M) for each in ([signed[0] + signed[1]] if paired else signed)]
-    beyond_C = sum(part.beyond_C for part in parts)
-    sources = len(parts[0].beyond_C)
-    over_sources = _scale(sources) * float(np.square(beyond_C).sum())
+    if not paired:
+        return _estimate([first, second._replace(value_S=-second.value_S, beyond_SD=-second.beyond_SD)])
+    value_S, beyond_SD = first.value_S - second.value_S, first.beyond_SD - second.beyond_SD
+    return _estimate([first._replace(value_S=value_S, beyond_SD=beyond_SD)])
+
+
+def mean_interval(scores: Scores) -> tuple[float, float]:
+    """Return the 95 % interval of a row's mean over two seeds or more, within [0, 1]."""
+    low, high = _estimate([scores]).interval
+    return max(low, 0.0), min(high, 1.0)
+
+
+def _estimate(scores: list[Scores]) -> Difference:
+    """Estimate the sum of the means of scores whose runs are independent."""
+    parts = [_part(each) for each in scores]
+    sources = scores[0].sources
+    over_sources = float(np.square(sum(part.beyond_D for part in parts)).sum())
     residuals = sum(part.of_residuals for part in parts)
     variance = over_sources + max(0.0, sum(part.of_seeds for part in parts) - residuals)
     squares = sum(part.of_seeds**2 / (part.runs - 1) for part in parts if part.runs > 1)
@@ -128,29 +183,19 @@ def difference(
         value=sum(part.mean for part in parts),
         runs=tuple(part.runs for part in parts),
         sources=sources,
-        samples=len(source_M),
+        samples=scores[0].samples,
         variance=variance,
         of_samples=max(0.0, over_sources - residuals),
         freedom=min(float(sum(of_seeds)), satterthwaite),
     )
 
 
-def _part(signed_SM: NDArray[np.int8], source_M: NDArray[np.integer]) -> _Part:
-    runs, samples = signed_SM.shape
-    size_C = np.bincount(source_M)
-    present = size_C > 0
-    size_C = size_C[present]
-    sums = [np.bincount(source_M, signed)[present] for signed in signed_SM]
-    mean_S = signed_SM.mean(axis=1)
-    beyond_SC = (np.stack(sums) - mean_S[:, None] * size_C) / samples
-    mean_C = beyond_SC.mean(axis=0)
-    spread = float(mean_S.var(ddof=1)) / runs if runs > 1 else 0.0
-    residual = float(np.square(beyond_SC - mean_C).sum()) / max(runs - 1, 1) / runs
-    return _Part(float(mean_S.mean()), mean_C, spread, _scale(len(size_C)) * residual, runs)
-
-
-def _scale(sources: int) -> float:
-    return sources / (sources - 1) if sources > 1 else 1.0
+def _part(scores: Scores) -> _Part:
+    runs = len(scores.value_S)
+    mean_D = scores.beyond_SD.mean(axis=0)
+    spread = float(scores.value_S.var(ddof=1)) / runs if runs > 1 else 0.0
+    residual = float(np.square(scores.beyond_SD - mean_D).sum()) / max(runs - 1, 1) / runs
+    return _Part(float(scores.value_S.mean()), mean_D, spread, residual, runs)
 
 
 def quantile(share: float, freedom: float) -> float:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from analysis.inputs.frame import Problems
 from analysis.inputs.runs import Run
-from analysis.stats.bootstrap import BaselineTest, Resamples, interval
+from analysis.stats.baseline import BaselineTest, compare_with_baseline, mean_interval
+from analysis.stats.bootstrap import Resamples
 from analysis.tables import published
-from analysis.tables.matching import columns_there, runs_of_row, variants_of
+from analysis.tables.matching import columns_there, pairs, runs_of_row, variants_of
 from recipes.table_layout import Column, Layout, Row
 
 
@@ -42,15 +43,12 @@ class Cell:
     """
     replicates: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """What the resamples give, fractions [R] (see `analysis.stats.bootstrap`)."""
+    interval: tuple[float, float] | None = field(default=None, compare=False)
+    """95 % interval as fractions, over test samples and where there are several over seeds."""
     baseline_test: BaselineTest | None = field(default=None, compare=False)
     """Against the row's baseline; None where there is none, or nothing of it to compare with."""
     paper: published.Number | None = field(default=None, compare=False)
     """The paper's number at this place, perhaps on other data."""
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval as fractions, over test samples and where there are several over seeds."""
-        return None if self.replicates is None else interval(self.replicates)
 
     @property
     def mean(self) -> float | None:
@@ -309,7 +307,8 @@ def _mark_other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resa
         tested: dict[tuple[str, int], list[str]] = {}
         for row, line in zip(layout.rows, cells, strict=True):
             for run in next((line[index].runs for index in columns if line[index].runs), ()):
-                labels = tested.setdefault(resamples.samples(run, layout.select, first.split), [])
+                samples = resamples.of_run(run, layout.select, first.split).samples
+                labels = tested.setdefault((samples.digest, len(samples.source)), [])
                 labels += [label] if (label := layout.full_label(row)) not in labels else []
         if len(tested) < 2:
             continue
@@ -410,24 +409,24 @@ def _baseline_of(
 def _add_statistics(
     layout: Layout, column: Column, cell: Cell, baseline: Baseline | None, resamples: Resamples
 ) -> Cell:
-    """Add a cell's replicates, and its test against the baseline on the seeds that both have on the same data."""
+    """Add a cell's replicates, its interval, and its test against the baseline on the same data."""
     if not cell.runs:
         return cell
     key, place = (column.subset, column.metric), (layout.select, column.split)
     wanted = tuple((other.subset, other.metric) for other in layout.columns if other.title == column.title)
-    for run in cell.runs:
-        resamples.values(run, *place, wanted)
-    cell = replace(cell, replicates=resamples.averaged(list(cell.runs), *place, key))
-    if baseline is None:
+    own = {run: resamples.of_run(run, *place, wanted) for run in cell.runs}
+    replicates = resamples.averaged(list(cell.runs), *place, key)
+    cell = replace(cell, replicates=replicates, interval=mean_interval([*own.values()], key))
+    others = [run for run in baseline.runs if run.fingerprint == cell.runs[0].fingerprint] if baseline else []
+    if baseline is None or not others:
         return cell
-    of_seed = {run.seed: run for run in baseline.runs if run.fingerprint == cell.runs[0].fingerprint}
-    pairs = [(run, of_seed[run.seed]) for run in cell.runs if run.seed in of_seed]
+    paired = pairs(cell.runs, others)
+    first, second = zip(*paired, strict=True) if paired else (cell.runs, others)
     try:
-        for _, other in pairs:
-            resamples.values(other, *place, wanted)
-        test = resamples.compare_with_baseline(baseline.label, pairs, *place, key) if pairs else None
+        against = [resamples.of_run(run, *place, wanted) for run in second]
     except ValueError:  # the baseline's predictions cannot be read: its own cell says so
         return cell
+    test = compare_with_baseline(baseline.label, [own[run] for run in first], against, bool(paired), key)
     return replace(cell, baseline_test=test)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.inputs import frame
-from analysis.stats.bootstrap import ALPHA, RESAMPLES
+from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, RESAMPLES
 from analysis.tables import agreement, published
 from analysis.tables.cells import Table
 from analysis.tables.latex import escape, head_text, latex_float, latex_mark, latex_text, tabular
@@ -263,7 +263,8 @@ def shape_summary(table: Table) -> str:
         )
     said = (
         f"{table.layout.name}: does ours have the paper's shape{agreement.other_data_remark(table)}? "
-        "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
+        "Claims: X + IFL is above (or below) X, as the paper's numbers have it; p counts from "
+        f"{FEWEST_SEEDS} seeds on. "
         f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of "
         f"test samples and seeds."
     )

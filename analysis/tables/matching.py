@@ -1,8 +1,10 @@
-"""What of a layout the runs can fill: which runs are a row's, and which columns their data sets have at all."""
+"""What of a layout the runs can fill: which runs are a row's, which columns their data sets have at all, and
+which rows' runs are made from one another's, so that comparing them as independent would be wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from analysis.inputs.runs import Run
 from recipes.table_layout import Column, Layout, Row
@@ -85,3 +87,19 @@ def _is_there(column: Column, runs: Sequence[Run]) -> bool:
 
 def _by_attribute(column: Column) -> bool:
     return column.subset.endswith("_a")
+
+
+def pairs(first: Iterable[Run], second: Iterable[Run]) -> list[tuple[Run, Run]]:
+    """Pair the runs of two rows of which one builds on the other, or both build on one run; each run once."""
+    found: list[tuple[Run, Run]] = []
+    left = list(second)
+    for run in first:
+        other = next((other for other in left if _origins(run) & _origins(other)), None)
+        if other is not None:
+            found.append((run, other))
+            left.remove(other)
+    return found
+
+
+def _origins(run: Run) -> set[str]:
+    return {run.name, run.builds_on} - {""}

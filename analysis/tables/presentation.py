@@ -106,7 +106,7 @@ def printed_label(label: str) -> str:
 def baseline_mark(cell: Cell) -> str:
     """Return `↑` or `↓` where the cell is surely above or below its baseline over enough seeds, else nothing."""
     test = cell.baseline_test
-    if test is None or not (test.has_seeds and test.significant and test.sign):
+    if test is None or not test.sure:
         return ""
     return "↑" if test.sign > 0 else "↓"
 
@@ -114,7 +114,7 @@ def baseline_mark(cell: Cell) -> str:
 def few_seeds_remark(table: Table) -> str:
     """Say so where differences to the twin are not marked for want of seeds; empty where none is."""
     tests = [cell.baseline_test for line in table.cells for cell in line if cell.baseline_test]
-    few = {len(test.seeds) for test in tests if not test.has_seeds}
+    few = {test.fewest_seeds for test in tests if not test.has_seeds}
     if not few:
         return ""
     had = " or ".join(str(number) for number in sorted(few))
@@ -254,17 +254,17 @@ def ranks(table: Table) -> list[list[int]]:
 def legend(table: Table, captioned: bool = False) -> list[str]:
     """Explain those marks that occur in cells, and why some do not, unless it is in the caption."""
     cells = [cell for line in table.cells for cell in line]
-    tested = [cell.baseline_test for cell in cells if baseline_mark(cell) and cell.baseline_test is not None]
     few = few_seeds_remark(table)
-    methods = " or ".join(
-        sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested})
-    )
     return [
         text
         for text, used in (
             (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
             ("† something is left out or lacking here", any(cell.marked for cell in cells)),
-            (f"↑ ↓ {BASELINE_LEGEND}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
+            (
+                f"↑ ↓ {BASELINE_LEGEND}, p < {ALPHA} (t test over seeds and test samples, not corrected for the number "
+                "of cells)",
+                any(map(baseline_mark, cells)),
+            ),
             (few, bool(few) and not captioned),
         )
         if used

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "published"
 DATA = {"ImageNet-GLT": "imagenet_glt", "MSCOCO-GLT": "mscoco_glt"}
 """The paper's name of a data set -> ours."""
 NOISE = "noise"
-"""The file of how much single runs of one method differ."""
+"""The file of how much single runs differ."""
 
 
 class Measure(NamedTuple):
@@ -102,7 +102,9 @@ def number_at(numbers: dict[Place, Number], row: Row, column: Column) -> Number 
 
 
 class Noise(NamedTuple):
-    """How much two single runs of one method differ, by published runs: 95 % of them by less than `difference`."""
+    """How much two single runs differ, 95 % of them by less than `difference`, by published runs: variants of one
+    method, so that it holds what the variants change, too.
+    """
 
     difference: float
     """A fraction."""
@@ -131,7 +133,7 @@ _TWO_RUNS = 1.96 * math.sqrt(2)
 
 
 def below_noise(difference: float, data: str, column: Column) -> bool:
-    """Say whether two single runs of one method differ as much as two of the paper's overall numbers.
+    """Say whether published single runs (`Noise`) differ as much as two of the paper's overall numbers.
 
     Args:
         difference: the paper's, a fraction.
@@ -153,8 +155,9 @@ def noise_sentence(known: Mapping[str, Noise]) -> str:
     bounds = ", ".join(f"{100 * noise.difference:.2f} points ({name})" for name, noise in sorted(known.items()))
     one = next(iter(known.values()))
     return (
-        f"° the paper's difference is below single-run noise, {bounds}: 95 % of the differences of two single runs of "
-        f"one method are smaller, by {one.runs} published runs ({one.source})"
+        f"° the paper's difference is below single-run noise, {bounds}: 95 % of the differences of two single runs are "
+        f"smaller, by {one.runs} published runs ({one.source}); these are variants of one method, so what they change "
+        "is in it, too"
     )
 
 

@@ -127,7 +127,7 @@ def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:
         said = bundle.read("CHECKLIST.md").decode()
         names = set(bundle.namelist())
     assert "- digits_overall: seed 0 asked for; runs behind a number: 0 to 1." in said
-    assert "95% percentile intervals of 1,000 bootstrap resamples" in said and "no epoch was selected" in said
+    assert "of one seed percentiles of 1,000 bootstrap resamples" in said and "no epoch was selected" in said
     assert "on digits_glt: the layout names no row for which val chose among several values." in said
     assert "verdicts" not in said
     assert "are not in the bundle: 1 runs, 1 starts" in said and "Licence of digits_glt: CC-BY-4.0." in said

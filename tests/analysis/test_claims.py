@@ -17,7 +17,7 @@ from analysis.figures.catalogue import draw_all
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_runs
 from analysis.publishing import checklist
-from analysis.stats.crossed import difference
+from analysis.stats.crossed import accuracies, difference
 from analysis.tables import comparison, published
 from analysis.tables.cells import Cell, Table, fill_table
 from analysis.tables.presentation import p_text, seeds_text
@@ -269,7 +269,8 @@ def test_the_comparison_is_of_the_runs_that_count(tmp_path: Path) -> None:
         )
         for recipe in ("base_ifl", "base")
     ]
-    assert found.found == difference(sides[0], sides[1], np.arange(600) // 2)
+    scores = [accuracies(side, np.arange(600) // 2) for side in sides]
+    assert found.found == difference(*scores)
 
 
 def test_rows_of_one_label_are_told_apart(tmp_path: Path) -> None:

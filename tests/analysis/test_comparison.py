@@ -15,6 +15,7 @@ from scipy.stats import kendalltau
 
 from analysis.tables import agreement, comparison, published
 from analysis.tables.latex import escape
+from analysis.tables.presentation import baseline_mark
 from recipes.table_layout import available, load_layout
 from tests.helpers.tables import HALF, LABEL, MOST, NONE_RIGHT, beside_paper, table, write_run
 
@@ -103,6 +104,15 @@ def test_negative_numbers_of_the_shape_have_a_minus_sign(tmp_path: Path) -> None
     assert escape("\N{MINUS SIGN}1.00") in cells and not [cell for cell in cells if re.search(r"(^|\s)-\d", cell)]
 
 
+def test_published_noise_says_what_is_in_it() -> None:
+    """The nine runs behind ° are variants of one method, and the sentence says so."""
+    noise = published.noise("imagenet_glt", "clt", "accuracy")
+    assert noise is not None
+    said = published.noise_sentence({"CLT": noise})
+    assert "two single runs are smaller, by 9 published runs" in said and "variants of one method" in said
+    assert "runs of one method" not in said
+
+
 def test_later_papers_are_an_option(tmp_path: Path) -> None:
     """Later papers' numbers come as rows where asked for, each with its source (two print MetaSAug), else not at
     all.
@@ -115,24 +125,32 @@ def test_later_papers_are_an_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plain", "ifl", "ours", "verdict"),
+    ("plain", "ifl", "seeds", "ours", "verdict"),
     [
-        (HALF, MOST, 0.3, "agrees"),
-        (MOST, HALF, -0.3, "disagrees"),
-        (HALF, HALF, 0.0, "equal"),
-        (NONE_RIGHT, LABEL, 1.0, "agrees surely"),
-        (LABEL, NONE_RIGHT, -1.0, "disagrees surely"),
-        (HALF, None, None, "no number"),
+        (HALF, MOST, 3, 0.3, "agrees"),
+        (MOST, HALF, 3, -0.3, "disagrees"),
+        (HALF, HALF, 3, 0.0, "equal"),
+        (NONE_RIGHT, LABEL, 3, 1.0, "agrees surely"),
+        (LABEL, NONE_RIGHT, 3, -1.0, "disagrees surely"),
+        (NONE_RIGHT, LABEL, 2, 1.0, "agrees"),
+        (NONE_RIGHT, LABEL, 1, 1.0, "agrees"),
+        (LABEL, NONE_RIGHT, 1, -1.0, "disagrees"),
+        (HALF, None, 3, None, "no number"),
     ],
 )
-def test_claims(tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, ours: float | None, verdict: str) -> None:
+def test_claims(
+    tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, seeds: int, ours: float | None, verdict: str
+) -> None:
     """The paper has + IFL 3.45 points above the baseline (CLT, overall accuracy); ours agrees, or not, and surely
-    where p < 0.05.
+    where p < 0.05 over three seeds, as arrows are.
     """
-    write_run(tmp_path, cbl=plain)
-    if ifl is not None:
-        write_run(tmp_path, "plain_ifl", cbl=ifl)
-    claim = agreement.claims(beside_paper(tmp_path, "digits_glt"))[0]
+    for seed in range(seeds):
+        write_run(tmp_path, seed=seed, cbl=plain)
+        if ifl is not None:
+            write_run(tmp_path, "plain_ifl", seed=seed, cbl=ifl)
+    table = beside_paper(tmp_path, "digits_glt", seeds=[*range(seeds)])
+    claim = agreement.claims(table)[0]
+    assert ("surely" in claim.verdict) == bool(baseline_mark(table.cells[1][0]))
     assert (claim.label, claim.baseline, claim.paper) == ("Plain + IFL", "Plain", pytest.approx(0.0345))
     assert claim.ours == (ours if ours is None else pytest.approx(ours)) and claim.verdict == verdict
 
@@ -193,5 +211,8 @@ def test_sentence_counts(tmp_path: Path) -> None:
     write_run(tmp_path, cbl=HALF)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
     said = agreement.agreement_sentence(beside_paper(tmp_path, "digits_glt"))
-    assert "of the 3 of the paper's 3 claims" in said and "2 agree in sign (0 with p < 0.05), 0 do not" in said
+    assert (
+        "of the 3 of the paper's 3 claims" in said
+        and "2 agree in sign (0 surely), 0 do not (0 surely: p < 0.05 over 3 seeds or more)" in said
+    )
     assert agreement.agreement_sentence(table(tmp_path, seeds=[0])) == ""

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t, ttest_1samp, ttest_rel
 
-from analysis.stats.crossed import Difference, difference
+from analysis.stats.crossed import Difference, accuracies, difference
 from analysis.stats.multiple import holm
 from analysis.stats.power import power, seeds_needed, smallest_effect, with_seeds
 
 OWN = np.arange(400)
 """Each of 400 samples has a source of its own."""
+
+
+def compared(first: np.ndarray, second: np.ndarray, source: np.ndarray, paired: bool = False) -> Difference:
+    """The difference of the accuracies of two rows, each whether its runs have the samples right."""
+    return difference(accuracies(first, source), accuracies(second, source), paired)
 
 
 def simulated(
@@ -33,14 +38,14 @@ def simulated(
         rng.random((n, len(source))) < 0.5 + shift + hard[side][source] + spreads[side] * rng.standard_normal((n, 1))
         for side, (n, shift) in enumerate(zip(seeds, (truth, 0.0), strict=True))
     ]
-    return difference(*sides, source), *sides
+    return compared(*sides, source), *sides
 
 
 def test_of_one_run_each_it_is_the_paired_t_test() -> None:
     """Where every sample has its own source and rows one run: value, interval and p are those of the paired t test."""
     rng = np.random.default_rng(0)
     first, second = rng.random((1, 400)) < 0.6, rng.random((1, 400)) < 0.5
-    found = difference(first, second, OWN)
+    found = compared(first, second, OWN)
     known = ttest_1samp(first[0].astype(float) - second[0], 0)
     low, high = known.confidence_interval(0.95)
     assert found.interval == pytest.approx((low, high)) and found.p_equal() == pytest.approx(known.pvalue)
@@ -54,14 +59,14 @@ def test_sources_are_resampled_whole() -> None:
     of_source = (first[0].astype(float) - second[0]).reshape(60, 10).mean(axis=1)
     drawn = of_source[rng.integers(0, 60, (20_000, 60))].mean(axis=1)
     assert found.variance == pytest.approx(drawn.var() * 60 / 59, rel=0.03)
-    assert found.variance > 1.1 * difference(first, second, np.arange(600)).variance, "samples of a source are alike"
+    assert found.variance > 1.1 * compared(first, second, np.arange(600)).variance, "samples of a source are alike"
 
 
 def test_seeds_alone_give_the_test_of_welch() -> None:
     """Where runs are wholly right or wholly wrong only seeds matter: V is the sum of the rows' variances / n."""
     first = np.repeat(np.array([[1], [0], [1], [1]], bool), 4, axis=1)
     second = np.repeat(np.array([[0], [0], [1]], bool), 4, axis=1)
-    found = difference(first, second, np.arange(4))
+    found = compared(first, second, np.arange(4))
     assert found.value == pytest.approx(3 / 4 - 1 / 3) and found.of_samples == 0
     assert found.variance == pytest.approx(0.25 / 4 + (1 / 3) / 3)
     assert found.freedom == pytest.approx(found.variance**2 / ((0.25 / 4) ** 2 / 3 + (1 / 9) ** 2 / 2))
@@ -73,13 +78,13 @@ def test_pairs_of_runs_give_the_paired_test() -> None:
     """
     second = np.repeat(np.array([[1], [0], [0], [0], [1]], bool), 4, axis=1)
     first = np.repeat(np.array([[1], [1], [0], [1], [1]], bool), 4, axis=1)
-    found = difference(first, second, np.arange(4), paired=True)
+    found = compared(first, second, np.arange(4), paired=True)
     known = ttest_rel(first.mean(axis=1), second.mean(axis=1))
     assert found.p_equal() == pytest.approx(known.pvalue) and found.interval == pytest.approx(
         tuple(known.confidence_interval(0.95))
     )
     assert (found.runs, found.freedom, found.value) == ((5,), 4.0, pytest.approx(0.4))
-    assert found.variance < difference(first, second, np.arange(4)).variance
+    assert found.variance < compared(first, second, np.arange(4)).variance
     assert with_seeds(found, 5) == (pytest.approx(found.error), pytest.approx(4.0))
     assert with_seeds(found, 20) == (pytest.approx(found.error / 2), pytest.approx(19.0))
 
@@ -115,20 +120,20 @@ def test_degrees_of_freedom_are_at_most_those_of_the_seeds() -> None:
     studies = [simulated(rng, (3, 5), 0.0, 0.0)[0].freedom for _ in range(50)]
     assert max(studies) == 6.0
     right = rng.random((2, 3, 400)) < 0.5
-    assert difference(right[0], right[1], OWN, paired=True).freedom == 2.0
+    assert compared(right[0], right[1], OWN, paired=True).freedom == 2.0
     assert with_seeds(Difference(0.02, (3, 3), 999, 999, 2e-4, of_samples=2e-4, freedom=4), 7)[1] == 12.0
 
 
 def test_equal_rows_have_no_spread() -> None:
     """Rows of the same predictions for every seed: the difference is 0, p is 1, and below a margin it is for sure."""
     right = np.tile(np.arange(20) % 2 == 0, (3, 1))
-    found = difference(right, right, np.arange(20))
+    found = compared(right, right, np.arange(20))
     assert (found.value, found.variance, found.interval) == (0.0, 0.0, (0.0, 0.0))
     assert (found.p_equal(), found.p_reaches(0.02), found.p_reaches(0.0)) == (1.0, 0.0, 1.0)
     assert smallest_effect(found.error, found.freedom, 0.025) == 0.0 and seeds_needed(found, 0.0, 0.025) is None
     # Rows of the same runs, as BLSoftmax and the baseline on classes of equal size; seeds err each on their own.
     runs = np.random.default_rng(5).random((3, 20)) < 0.5
-    found = difference(runs, runs[::-1], np.arange(20))
+    found = compared(runs, runs[::-1], np.arange(20))
     assert (found.value, found.variance, found.freedom, found.p_equal()) == (0.0, 0.0, 2.0, 1.0)
     assert found.interval == (0.0, 0.0)
 

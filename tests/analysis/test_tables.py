@@ -18,7 +18,7 @@ from analysis.__main__ import main
 from analysis.inputs import frame
 from analysis.inputs.runs import load_runs
 from analysis.report import explain
-from analysis.stats.bootstrap import Resamples
+from analysis.stats.bootstrap import ALPHA, Resamples
 from analysis.tables import agreement, cells, comparison, presentation, text
 from analysis.tables.cells import Table
 from recipes.table_layout import Column, available, load_layout
@@ -186,13 +186,15 @@ def test_marks_of_the_baseline_and_their_legend(tmp_path: Path) -> None:
         and r"{\tiny$\pm$0.00}\ensuremath{\scriptstyle\uparrow}" in text.latex(up)
         and "**100.00±0.00**↑" in text.markdown(up)
     )
-    assert "p < 0.05 (paired bootstrap, not corrected for the number of cells)" in " ".join(text.terminal(up).split())
+    assert "p < 0.05 (t test over seeds and test samples, not corrected for the number of cells)" in " ".join(
+        text.terminal(up).split()
+    )
     assert "0.00±0.00↓" in text.terminal(made("down", LABEL, np.full(10, 9)))
     same = made("same", HALF, MOST[[*range(7), 7, 7, 7]])
     assert not {"↑", "↓"} & set(text.terminal(same) + text.markdown(same)) and "arrow" not in text.latex(same)
     few = made("few", np.full(10, 9), LABEL, seeds=2)
     test = few.cells[1][0].baseline_test
-    assert test is not None and test.significant, "it would be marked"
+    assert test is not None and test.p < ALPHA, "it would be marked"
     said = "o arrows over 2 seeds: differences are marked from 3 seeds on"
     for written in (text.terminal(few), text.markdown(few), text.latex(few)):
         assert not {"↑", "↓"} & set(written) and "uparrow" not in written and written.count(said) == 1
