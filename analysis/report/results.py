@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from analysis.claims import text as claims
 from analysis.claims.verdicts import judge
 from analysis.inputs import frame
+from analysis.inputs.compute import spent
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, Resamples
 from analysis.tables import cells, ledger
@@ -89,7 +90,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
         behind=_behind(made, runs, out),
         alpha=ALPHA,
         fewest=FEWEST_SEEDS,
-        tables="\n".join(_section(table, lines) for table in made),
+        tables="\n".join(_section(table, runs) for table in made),
         missing=_missing(made, sets[0]),
         cost=f"{ledger.sentence(lines).capitalize()}. Hardware: {', '.join(lines[-1].own.hardware) or MISSING}.",
         made="\n".join(textwrap.wrap(_launched(made, runs, where, out), 120, break_on_hyphens=False)),
@@ -178,10 +179,10 @@ def _command(run: Run) -> str:
     return shlex.join(["python", "slurm/launch.py", *map(str, words[1:])]) if isinstance(words, list) and words else ""
 
 
-def _section(table: Table, costs: Sequence[ledger.Line]) -> str:
+def _section(table: Table, runs: Sequence[Run]) -> str:
     """Write a table, and below it which rows drew other numbers of images, and the verdicts on its claims."""
     lines = [f"## {TITLES[table.layout.name]}", "", *_rows(table)]
-    if said := _other_images([line for line in costs if line.table == table.layout.name]):
+    if said := _other_images(table, runs):
         lines += ["", *textwrap.wrap(said, 120)]
     if judged := judge(table):
         lines += ["", f"### Verdicts of `{judged.name}`", "", f"{claims.summary(judged)}."]
@@ -190,21 +191,32 @@ def _section(table: Table, costs: Sequence[ledger.Line]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _other_images(costs: Sequence[ledger.Line]) -> str:
+def _other_images(table: Table, runs: Sequence[Run]) -> str:
     """Say which rows' runs drew not as many training images as most rows' do; empty where all drew as many.
 
     A run's first stage counts. A method that trains nothing has its first stage's.
     """
-    drawn: dict[str, int] = {}
-    for line in costs:
-        if line.row != ledger.WHOLE and line.own.runs:
-            drawn[line.row] = round((line.own.images + line.first.images) / line.own.runs)
-    found = list(drawn.values())
+    known = {run.name: run for run in runs}
+    drawn: dict[str, dict[str, int]] = {}
+    for (number, (_, edition)), chosen in sorted(table.runs.items(), key=lambda item: item[0][0]):
+        first, _ = ledger.first_stages([run.name for run in chosen], known)
+        images = sum(spent(run).images for run in [*chosen, *map(known.__getitem__, first)])
+        if chosen:
+            row = plain(table.layout.full_label(table.layout.rows[number]))
+            drawn.setdefault(row, {})[edition] = round(images / len(chosen))
+    found = [images for row in drawn.values() for images in row.values()]
     usual = max(dict.fromkeys(found), key=found.count, default=0)
-    others = [f"{plain(row)} {images:,}" for row, images in drawn.items() if images != usual]
+    others = [f"{row} {_by_edition(images)}" for row, images in drawn.items() if {*images.values()} != {usual}]
     if not others:
         return ""
     return f"A run draws {usual:,} training images, its first stage's among them; other rows: {', '.join(others)}."
+
+
+def _by_edition(images: Mapping[str, int]) -> str:
+    """Write a row's number of images, or one for each edition trained on where they differ."""
+    if len({*images.values()}) == 1:
+        return f"{next(iter(images.values())):,}"
+    return " and ".join(f"{number:,} (trained on {edition})" for edition, number in images.items())
 
 
 def _rows(table: Table) -> Iterator[str]:

@@ -117,19 +117,24 @@ def ledger(tables: Sequence[Table], runs: Sequence[Run]) -> list[Line]:
         lacking: set[str] = set()
         for number, row in enumerate(table.layout.rows):
             own = {run.name for (index, _), chosen in table.runs.items() if index == number for run in chosen}
-            first, gone = _first_stages(own, known)
+            first, gone = first_stages(own, known)
             label = table.layout.full_label(row)
             line = Line(table.layout.name, label, row.recipe, row.budget, total(own), total(first), gone)
             lines.append(line)
             counted |= own | first
             lacking.update(gone)
         lines.append(Line(table.layout.name, WHOLE, "", "", total(counted), Sum(), tuple(sorted(lacking))))
-    _, gone = _first_stages(set(known), known)
+    _, gone = first_stages(set(known), known)
     return [*lines, Line("", EVERY, "", "", total(known), Sum(), gone)]
 
 
-def _first_stages(names: Iterable[str], known: Mapping[str, Run]) -> tuple[set[str], tuple[str, ...]]:
-    """Return the runs that some runs start from, directly or not, but for these themselves; and those not here."""
+def first_stages(names: Iterable[str], known: Mapping[str, Run]) -> tuple[set[str], tuple[str, ...]]:
+    """Return the runs that some runs start from, directly or not, but for these themselves; and those not here.
+
+    Args:
+        names: the runs'.
+        known: all runs that were read, by name.
+    """
     own = set(names)
     found: set[str] = set()
     waiting = list(own)
