@@ -18,8 +18,7 @@ from recipes.table_layout import Layout, Row
 def standalone(layout: Layout, runs: Iterable[Run], names: Mapping[str, str] | None) -> Layout:
     """Return a layout that says alone what it means, wherever it is read.
 
-    Files that it sets have their digests beside them. Columns name their data, rows have what the table that it is like
-    gave them.
+    Files that it sets have their digests beside them, and rows the counts that files of data sets say.
 
     Args:
         layout: the table's.
@@ -33,7 +32,7 @@ def standalone(layout: Layout, runs: Iterable[Run], names: Mapping[str, str] | N
     data = dict.fromkeys(column.data for column in layout.columns)
 
     def elsewhere(row: Row) -> Row:
-        tried = {name: count for name, count in row.tried.items() if name in data}
+        tried = {name: count for name in data if (count := row.tried_on(name)) > 1 or name in row.tried}
         return row.model_copy(update={"set": _values(row.set, known, names), "tried": tried})
 
     update = {"like": None, "set": _values(layout.set, known, names), "rows": list(map(elsewhere, layout.rows))}
