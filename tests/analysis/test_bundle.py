@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -138,7 +139,7 @@ def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:
         names = set(bundle.namelist())
     assert "- digits_overall: seed 0 asked for; runs behind a number: 0 to 1." in said
     assert "95% percentile intervals of 1,000 bootstrap resamples" in said and "no epoch was selected" in said
-    assert "on digits_glt: the layout names no row for which val chose among several values." in said
+    assert "on digits_glt: no row is on record for which val chose among several values." in said
     assert "verdicts" not in said
     assert "are not in the bundle: 1 runs, 1 starts" in said and "Licence of digits_glt: CC-BY-4.0." in said
     assert "Licence of the code: Apache-2.0" in said and "of the 6 runs are in none of the tables" in said
@@ -187,7 +188,7 @@ def test_the_checklist_says_how_claims_were_judged(tmp_path: Path) -> None:
     assert "- claims, on fashion_glt: val chose the recipes' values among so many: TADE 8, Deconfound-TDE 7" in said
 
 
-MINE = {
+MINE: dict[str, Any] = {
     "preset": "paper",
     "seeds": [0],
     "rows": [{"group": "Mine", "recipe": "glt_baseline", "label": "a"}],
