@@ -191,7 +191,8 @@ def _bundle(words: list[str]) -> None:
     whole, _ = _load_runs(options)
     finished = [run for run in whole if run.finished]
     known = sorted({run.data for run in finished or whole})
-    if strange := [name for name in licences if name not in known]:
+    strange = [name for name in licences if name not in known]
+    if strange:
         raise ValueError(f"license={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
     layouts = [_replaced(layout, override) for layout in _layouts(options, finished or whole)]
     selects = {layout.select for layout in layouts}
