@@ -26,7 +26,7 @@ python -m analysis runs=DIR out=DIR [table=NAME|PATH,...] [data=NAME,...] [group
 python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [data=NAME,...] [groups=thirds|shots] \
 [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
-python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
+python -m analysis light runs=DIR out=DIR [select=last|best] [thumbnails=RUN,...]
 python -m analysis bundle runs=DIR out=FILE.zip [anonymous=yes] [license=DATA:NAME,...] [table=NAME|PATH,...] \
 [data=NAME,...] [groups=thirds|shots] [select=last|best] [seeds=0,1,2]
 python -m analysis results runs=DIR out=FILE
@@ -57,8 +57,8 @@ what stands behind each number
 `explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, waits, \
 restarts; it prints what log.profile measured.
-`light` copies what tables and figures need of each finished run, to lie beside a paper; \
-pictures only of the runs in `thumbnails`.
+`light` copies what tables and figures need of each finished run, to lie beside a paper; with select=best what \
+tables of the best epoch need, too; pictures only of the runs in `thumbnails`.
 `bundle` writes a zip for the reviewers of a paper's artifact: light runs, tables, recipes, environment, checklist; \
 with anonymous=yes without users, hosts, folders, addresses and accounts.
 `sweep` prints runs with what differs between them and their accuracy on val and test; sweep.csv in out=.
@@ -80,7 +80,6 @@ where it has them)
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
 KEYS = ("runs", "out", "table", "data", "groups", "select", "seeds", "later", "pair", "only")
-YAML = (".yaml", ".yml")
 MANY = 4
 """Of more runs that are left out for one reason, only the first is named on the screen."""
 BUNDLE = ("runs", "out", "anonymous", "license", "table", "data", "groups", "select", "seeds")
@@ -170,12 +169,12 @@ def _progress(words: list[str]) -> None:
 
 def _light(words: list[str]) -> None:
     """Copy the light part of finished runs."""
-    options = _parse(words, ("runs", "out", "thumbnails"), ("runs", "out"))
+    options = _parse(words, ("runs", "out", "select", "thumbnails"), ("runs", "out"))
+    selects = _layout_overrides(options).values()
     from analysis.inputs.light_copy import copy_finished_runs
 
-    names, size = copy_finished_runs(
-        Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
-    )
+    thumbnails = options["thumbnails"].split(",") if "thumbnails" in options else ()
+    names, size = copy_finished_runs(Path(options["runs"]), Path(options["out"]), thumbnails, selects)
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
 
 
@@ -190,26 +189,25 @@ def _bundle(words: list[str]) -> None:
     licences = dict(_licence(word) for word in options["license"].split(",")) if "license" in options else {}
 
     from analysis.publishing import bundle
+    from analysis.publishing.layouts import standalone
     from analysis.tables.matching import fillable
 
-    unfinished = [run for run in _load_runs(options)[0] if not run.finished]
-    with bundle.copies(Path(options["runs"]), "anonymous" in options) as (folder, names):
+    whole, _ = _load_runs(options)
+    finished = [run for run in whole if run.finished]
+    known = sorted({run.data for run in finished or whole})
+    strange = [name for name in licences if name not in known]
+    if strange:
+        raise ValueError(f"license={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
+    layouts = [_replaced(layout, override) for layout in _layouts(options, finished or whole)]
+    selects = {layout.select for layout in layouts}
+    with bundle.copies(Path(options["runs"]), selects, "anonymous" in options) as (folder, names):
         runs, _ = _load_runs({**options, "runs": str(folder)})
-        known = sorted({run.data for run in runs})
-        strange = [name for name in licences if name not in known]
-        if strange:
-            raise ValueError(f"license={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
-        layouts = [_replaced(layout, override) for layout in _layouts(options, runs)]
-        layouts, _ = fillable(layouts, runs)
+        layouts, _ = fillable([standalone(layout, finished, names) for layout in layouts], runs)
         made, contents, judged = make_tables(runs, layouts)
         lines = _account(made, runs, contents)
-        own = {Path(word).stem: Path(word) for word in options.get("table", "").split(",") if word.endswith(YAML)}
-        again = [f"{key}={value}" for key, value in options.items() if key in ("data", "groups", "select", "seeds")]
-        if "table" in options:
-            named = dict.fromkeys(options["table"].split(","))
-            places = (f"BUNDLE/layouts/{Path(word).stem}.yaml" if word.endswith(YAML) else word for word in named)
-            again.append(f"table={','.join(places)}")
-        asked = bundle.Asked(again, own, licences, names, unfinished)
+        unfinished = [run for run in whole if not run.finished]
+        again = [f"groups={options['groups']}"] if "groups" in options else []
+        asked = bundle.Asked(layouts, again, licences, names, unfinished)
         left = bundle.write_bundle(out, folder, runs, made, judged, contents, lines, asked)
     print(*left, f"{len(runs)} runs, {len(made)} tables, {out.stat().st_size / 1e6:.1f} MB in {out}", sep="\n")
 
@@ -301,8 +299,14 @@ def _explain(words: list[str]) -> None:
     from analysis.tables import cells, matching
 
     (layout,), _ = matching.fillable([_replaced(layouts[0], override)], runs)
-    row, column = explain.find_cell(layout, options["row"], options["column"])
-    made = cells.fill_table(layout, runs, *frame.tidy(runs))
+    columns, _ = matching.columns_there(layout, runs)
+    there = layout.model_copy(update={"columns": columns})
+    asked = [column for column in layout.columns if explain.column_name(column) == options["column"]]
+    if asked and not set(asked) & set(columns):
+        _, lacking = matching.columns_there(layout.model_copy(update={"columns": asked}), runs)
+        raise ValueError(f"column={options['column']}: {'; '.join(lacking)}")
+    row, column = explain.find_cell(there, options["row"], options["column"])
+    made = cells.fill_table(there, runs, *frame.tidy(runs))
     print(*explain.explanation_lines(explain.explain_cell(made, row, column)), sep="\n")
 
 
@@ -343,7 +347,7 @@ def _tuned(words: list[str]) -> None:
 
     grid = read_grid(options["grid"]) if "grid" in options else None
     if "table" in options:
-        layouts = [layout.model_copy(update=override) for layout in _layouts(options, runs)]
+        layouts = [_replaced(layout, override) for layout in _layouts(options, runs)]
     else:
         named = _data_of(options, runs)
         own = [run for run in runs if not named or run.data in named]

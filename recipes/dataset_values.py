@@ -17,6 +17,9 @@ SMALL, LARGE = KINDS = ("small", "large")
 """A data set of the kind `small` takes the recipes' blocks `on: small`."""
 SECTIONS = ("data", "augment", "model", "optim", "schedule", "batch", "log")
 """The sections of a recipe in which a data set may set values."""
+FILE_ALONE = ("kind", "tried")
+"""Keys of a file in recipes/data that are no values of a recipe: `kind`, and among how many values val chose (see
+`recipes.table_layout.tried_in`)."""
 NOT_ITS_OWN = ("name", "root", "decoder", "cache", "cache_folder", "cache_gb")
 """Keys of the section `data` that are not a data set's to say."""
 CLASS_AWARE = "class_aware"

@@ -17,7 +17,7 @@ from recipes.common import search_path
 from recipes.common.addresses import PIPE, is_remote, path_fault
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
-from recipes.dataset_values import FILE, KINDS, SMALL, Described, described, is_name, sets_in
+from recipes.dataset_values import FILE, FILE_ALONE, KINDS, SMALL, Described, described, is_name, sets_in
 from recipes.declarations import PRESETS
 from recipes.folders import make_absolute
 from recipes.identity import section_in
@@ -344,7 +344,7 @@ class Data:
 
     Attributes:
         said: what it says of itself.
-        file: the values of its file in recipes/data, `kind` among them; None where there is no such file.
+        file: what its file in recipes/data holds, its values and `FILE_ALONE`; None where there is no such file.
         path: that file, for sentences.
         sets: the data sets that there are; None where nobody knows.
     """
@@ -369,7 +369,7 @@ class Data:
     @property
     def layers(self) -> list[Layer]:
         """The values of both, the data set's own first."""
-        file = {key: value for key, value in (self.file or {}).items() if key != "kind"}
+        file = {key: value for key, value in (self.file or {}).items() if key not in FILE_ALONE}
         return [Layer(self.said.origin, self.said.values or {}), Layer(self.path, file)]
 
 

@@ -6,6 +6,7 @@ A layout whose columns leave `data` out is open: it is laid out on the data sets
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -25,7 +26,7 @@ from recipes.identity import science_keys
 from recipes.messages import sentence
 from recipes.resolve import FIRST, first_words, has_first_stage, is_of_the_first, of_the_first, without_first
 from recipes.schema import Recipe
-from recipes.yaml_io import read_yaml
+from recipes.yaml_io import load_yaml, read_yaml
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
     "clt": ("glt", "test_cbl"),
@@ -208,12 +209,16 @@ class Row(_Strict):
     seeds: list[int] | None = Field(default=None, min_length=1)
     """The row's own seeds, where they are not the table's."""
     tried: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """Among how many values val chose those of the recipe, by data set; 1 where it does not say."""
+    """Among how many values val chose those of the row, by data set, where it is not as `tried_in` says."""
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What makes its runs another row's or not: recipe, budget, and `set` as text."""
         return self.recipe, self.budget, json.dumps(self.set, sort_keys=True)
+
+    def tried_on(self, data: str) -> int:
+        """Return among how many values val chose those of the row on a data set; a `set` is none of the recipe's."""
+        return self.tried.get(data, 1 if self.set else tried_in(data).get(self.recipe, 1))
 
     @property
     def set_words(self) -> list[str]:
@@ -280,7 +285,8 @@ class Layout(_Strict):
 
     name: str
     like: str | None = None
-    """The layout of recipes/tables whose keys count where this one does not say them."""
+    """The layout of recipes/tables whose keys count where this one does not say them. Its `rows` may then be the keys
+    of some rows to change, by recipe."""
     preset: Literal["paper", "corrected"]
     select: Literal["last", "best"] = "last"
     seeds: list[int] = Field(min_length=1)
@@ -354,7 +360,7 @@ class Layout(_Strict):
 
     def tried_on(self, data: str) -> dict[str, int]:
         """Return among how many values val chose those of each row on a data set, by full label, the most first."""
-        counts = {self.full_label(row): row.tried.get(data, 1) for row in self.rows}
+        counts = {self.full_label(row): row.tried_on(data) for row in self.rows}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     def refuse_unknown_twins(self, recipes: Collection[str]) -> None:
@@ -485,9 +491,34 @@ def load_layout(file: Path, data: Sequence[str] = (), known: Sequence[str] = ())
         layout = Layout(name=file.stem, **content)
     except ValidationError as error:
         raise ValueError(one_line(f"{file.name}: {_sentence(error)}")) from None
+    for name in dict.fromkeys(column.data for column in layout.columns):
+        tried_in(name)
     if not data:  # an open layout may know data sets on which it is not laid out now
         _refuse_other_data(layout)
     return layout
+
+
+def tried_in(data: str) -> Mapping[str, int]:
+    """Return among how many values val chose those of each recipe on a data set, as recipes/data/NAME.yaml says.
+
+    Raises:
+        ValueError: it says so of what is no recipe, or a count is none.
+    """
+    file = search_path.find(search_path.DATA, data)
+    return _tried(file, file.stat().st_mtime_ns) if file else {}
+
+
+@functools.cache  # every row asks
+def _tried(file: Path, mtime_ns: int) -> Mapping[str, int]:
+    tried, where = load_yaml(file).get("tried", {}), search_path.shown(file)
+    if not isinstance(tried, dict):
+        raise ValueError(f"{where}: tried={tried!r} is not legal: counts by recipe are, such as {{glt_tade: 8}}")
+    for recipe, count in tried.items():
+        if type(count) is not int or count < 1:
+            raise ValueError(f"{where}: tried.{recipe}={count!r} is not legal: a whole number from 1 is")
+        if fault := search_path.fault(search_path.RECIPES, recipe, f"{where}: tried: recipe"):
+            raise ValueError(fault)
+    return tried
 
 
 def _refuse_other_data(layout: Layout) -> None:
@@ -561,27 +592,54 @@ def available() -> dict[str, Path]:
     return dict(sorted(search_path.files(search_path.TABLES).items()))
 
 
-def _content(file: Path) -> dict[str, Any]:
+def _content(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the mapping that a layout's file holds, over that of the layout which it is like.
 
+    Args:
+        file: the layout.
+        above: those that are like it, which it may not be like itself.
+
     Raises:
-        ValueError: it is none, or there is no such other.
+        ValueError: it is none, there is no such other, or a row that it changes is not that one's.
     """
     own = _own_content(file)
     if "like" not in own:
         return own
-    files = {name: other for name, other in available().items() if other != file}
-    like = own["like"]
+    files = {name: other for name, other in available().items() if other not in (file, *above)}
+    like, rows = own["like"], own.get("rows")
     if not isinstance(like, str) or like not in files:
         raise ValueError(f"{file.name}: like: {like} names no table; {nearest(str(like), list(files))}")
-    liked = _own_content(files[like])
-    if "like" in liked:
-        raise ValueError(f"{file.name}: like: {like} is not legal, for that table is like {liked['like']} itself")
-    if own.get("set") and "rows" not in own and isinstance(liked.get("rows"), list):
+    liked = _content(files[like], (file, *above))
+    if own.get("set") and isinstance(liked.get("rows"), list):
         # Its rows have other values than those among which val chose.
-        rows = [{key: row[key] for key in row if key != "tried"} for row in liked["rows"] if isinstance(row, dict)]
-        liked = {**liked, "rows": rows}
+        rows_there = [row for row in liked["rows"] if isinstance(row, dict)]
+        liked["rows"] = [{key: row[key] for key in row if key != "tried"} for row in rows_there]
+    if isinstance(rows, dict) and isinstance(liked.get("rows"), list):
+        own["rows"] = _changed(liked["rows"], rows, f"{file.name}: rows")
     return {**liked, **own}
+
+
+def _changed(rows: Sequence[Mapping[str, Any]], changes: Mapping[Any, Any], where: str) -> list[dict[str, Any]]:
+    """Return rows with other values of some keys, or without some.
+
+    Args:
+        rows: those of the table that is liked.
+        changes: the keys of a row by its recipe; None leaves it out.
+        where: begins sentences.
+
+    Raises:
+        ValueError: not exactly one row has a recipe, or a change is no mapping.
+    """
+    recipes = [str(row.get("recipe")) for row in rows]
+    for recipe, change in changes.items():
+        if recipe not in recipes:
+            raise ValueError(f"{where}: {recipe} is the recipe of no row; {nearest(str(recipe), recipes)}")
+        if (count := recipes.count(recipe)) > 1:
+            raise ValueError(f"{where}: {recipe} is the recipe of {count} rows; legal is a list of all rows")
+        if change is not None and not isinstance(change, dict):
+            raise ValueError(f"{where}: {recipe}: {change!r} is not legal: keys of a row, or null to leave it out, are")
+    found = [(row, changes.get(recipe, {})) for row, recipe in zip(rows, recipes, strict=True)]
+    return [{**row, **change} for row, change in found if change is not None]
 
 
 def _own_content(file: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The light part of run folders, to lie beside a paper: what the tables and figures are made from, without
 checkpoints and logs.
 
-`python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]` copies of each finished run its recipe, meta.json,
-metrics, last predictions and environments; when its starts began and ended, and their energy; thumbnails of the
-extremes only for the runs named. `select=best` and `ckpt/` need the whole folder.
+`python -m analysis light runs=DIR out=DIR [select=best] [thumbnails=RUN,...]` copies of each finished run its recipe,
+meta.json, metrics, last predictions and environments; when its starts began and ended, and their energy; thumbnails of
+the extremes only for the runs named. The predictions of the epoch that was best on val come with `select=best` alone.
 """
 
 from __future__ import annotations
@@ -34,11 +34,19 @@ LOGS = {
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
 
-def copy_run(run: Path, out: Path, thumbnails: bool) -> int:
-    """Copy a finished run's light part to `out/NAME` in place of what is there; returns its bytes."""
+def copy_run(run: Path, out: Path, thumbnails: bool, selects: Collection[str] = ()) -> int:
+    """Copy a finished run's light part to `out/NAME` in place of what is there; returns its bytes.
+
+    Args:
+        run: its folder.
+        out: the folder of the copy.
+        thumbnails: whether environments keep their pictures.
+        selects: whose predictions are copied besides those of the last epoch.
+    """
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
-    for path in (path for pattern in LIGHT for path in sorted(run.glob(pattern)) if path.is_file()):
+    patterns = dict.fromkeys([*LIGHT, *(f"preds/{select}/*.npz" for select in selects)])
+    for path in (path for pattern in patterns for path in sorted(run.glob(pattern)) if path.is_file()):
         name = path.relative_to(run).as_posix()
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +72,16 @@ def _kept(lines: bytes, keys: Collection[str]) -> str:
     return "".join(f"{json.dumps(entry)}\n" for entry in entries)
 
 
-def copy_finished_runs(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list[str], int]:
+def copy_finished_runs(
+    runs: Path, out: Path, thumbnails: Collection[str] = (), selects: Collection[str] = ()
+) -> tuple[list[str], int]:
     """Copy the light part of every finished run in `runs`.
 
     Args:
         runs: the directory that holds the run folders.
         out: where the copies go, one folder a run.
         thumbnails: names of runs whose environments keep their pictures.
+        selects: whose predictions are copied besides those of the last epoch: `best`.
 
     Returns:
         The runs' names and the bytes written.
@@ -91,4 +102,4 @@ def copy_finished_runs(runs: Path, out: Path, thumbnails: Collection[str] = ()) 
                 f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other "
                 f"than runs={runs}"
             )
-    return names, sum(copy_run(run, out, run.name in thumbnails) for run in finished)
+    return names, sum(copy_run(run, out, run.name in thumbnails, selects) for run in finished)

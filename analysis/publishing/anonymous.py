@@ -87,8 +87,9 @@ def clean(text: str, names: Mapping[str, str]) -> str:
 
 
 def left_in(text: str, names: Mapping[str, str]) -> list[str]:
-    """List the names that still stand in a text."""
-    return [name for name in names if name in text and _as_a_word(name).search(text)]
+    """List the names that still stand in a text, then its paths from the root and e-mail addresses."""
+    found = [name for name in names if name in text and _as_a_word(name).search(text)]
+    return list(dict.fromkeys([*found, *_FOLDER.findall(text), *_MAIL.findall(text)]))
 
 
 def clean_run(run: Path, names: Mapping[str, str]) -> None:
@@ -97,33 +98,33 @@ def clean_run(run: Path, names: Mapping[str, str]) -> None:
     if isinstance(log := recipe.get("log"), dict) and "wandb" in log:
         log["wandb"] = None
     recipe |= {"slurm": {}} if "slurm" in recipe else {}
-    text = yaml.safe_dump(_cleaned(recipe, names), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(cleaned(recipe, names), sort_keys=False, allow_unicode=True)
     (run / "recipe.yaml").write_text(text, encoding="utf-8", newline="\n")
     meta = parse_json((run / "meta.json").read_bytes())
     if isinstance(machine := meta.get("machine"), dict) and "node" in machine:
         machine["node"] = HOST
     if isinstance(words := meta.get("argv"), list):
         meta["argv"] = [word for word in words if not (isinstance(word, str) and _ASKS.match(word))]
-    told = {key: value if key in KEPT else _cleaned(value, names) for key, value in meta.items()}
+    told = {key: value if key in KEPT else cleaned(value, names) for key, value in meta.items()}
     (run / "meta.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8", newline="\n")
     for path in (run / "metrics.jsonl", *sorted((run / "log").glob("*.jsonl"))):
         if path.is_file():
-            lines = (json.dumps(_cleaned(line, names)) for line in whole_lines(path.read_bytes()))
+            lines = (json.dumps(cleaned(line, names)) for line in whole_lines(path.read_bytes()))
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _as_a_word(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
-
-
-def _cleaned(value: Any, names: Mapping[str, str]) -> Any:
+def cleaned(value: Any, names: Mapping[str, str]) -> Any:
     """Return a value of JSON or YAML with all its texts, and keys, cleaned."""
     if isinstance(value, str):
         return clean(value, names)
     if isinstance(value, dict):
         keys = (clean(key, names) if isinstance(key, str) and _WHOLE.match(key) else key for key in value)
-        return {key: _cleaned(each, names) for key, each in zip(keys, value.values(), strict=True)}
-    return [_cleaned(each, names) for each in value] if isinstance(value, list) else value
+        return {key: cleaned(each, names) for key, each in zip(keys, value.values(), strict=True)}
+    return [cleaned(each, names) for each in value] if isinstance(value, list) else value
+
+
+def _as_a_word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
 
 
 def _texts(value: Any) -> Iterable[str]:

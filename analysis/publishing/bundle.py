@@ -11,26 +11,24 @@ import json
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from analysis.claims.verdicts import Judged
 from analysis.inputs.light_copy import copy_finished_runs
 from analysis.inputs.runs import Run, load_run
 from analysis.publishing.anonymous import clean, clean_run, left_in, names_of
 from analysis.publishing.checklist import checklist, trained_at
+from analysis.publishing.layouts import layout_file
 from analysis.tables.cells import Table
 from analysis.tables.ledger import Line
 from recipes.code.checkout import commit, uncommitted
 from recipes.common import search_path
 from recipes.common.files import write_whole
 from recipes.schema import PROJECT
-from recipes.table_layout import available
-from recipes.yaml_io import read_yaml
+from recipes.table_layout import Layout
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip can hold."""
@@ -76,15 +74,15 @@ class Asked:
     """What the command says besides.
 
     Attributes:
-        words: the words by which the tables are made again, such as `table=demo`.
-        layouts: files of the tables' layouts that lie elsewhere than in the project, by the table's name.
+        layouts: those of the tables, as `standalone` returns them.
+        words: what must be said besides to make the tables again, such as `groups=shots`.
         licences: of data sets, by name.
         names: what must not be told, with what stands in its place; None where the bundle is not anonymous.
         unfinished: runs that are not in the bundle, though they cost something.
     """
 
+    layouts: Sequence[Layout]
     words: Sequence[str]
-    layouts: Mapping[str, Path]
     licences: Mapping[str, str]
     names: Mapping[str, str] | None
     unfinished: Sequence[Run] = ()
@@ -116,15 +114,20 @@ class Code:
 
 
 @contextmanager
-def copies(runs: Path, anonymous: bool) -> Iterator[tuple[Path, dict[str, str] | None]]:
+def copies(runs: Path, selects: Collection[str], anonymous: bool) -> Iterator[tuple[Path, dict[str, str] | None]]:
     """Yield a folder with light copies of all finished runs, and the names that were taken out of them.
+
+    Args:
+        runs: the directory that holds the run folders.
+        selects: which predictions the tables need, of `last` and `best`.
+        anonymous: whether names are taken out; None stands in their place where they are not.
 
     Raises:
         ValueError: there is no finished run, or one is damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "runs"
-        found, _ = copy_finished_runs(runs, out)
+        found, _ = copy_finished_runs(runs, out, selects=selects)
         names: dict[str, str] | None = None
         for name in found:
             try:
@@ -161,16 +164,18 @@ def write_bundle(
         asked: see `Asked`.
 
     Returns:
-        Sentences about code that no commit has, and about names that were to be taken out and still stand somewhere,
-        as in a class's name.
+        Sentences about code that no commit has, and about what was to be taken out and still stands somewhere, such
+        as a name in a class's name or a path in a label.
     """
     files = {f"runs/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in _files(folder)}
     files |= {f"tables/{name}": text.encode() for name, text in contents.items()}
-    files |= _recipes(runs, asked.names) | _layouts(tables, asked.layouts)
+    files |= _recipes(runs, asked.names)
+    files |= {f"{LAYOUTS}/{layout.name}.yaml": layout_file(layout) for layout in asked.layouts}
     files["environment/requirements.txt"] = (PROJECT / "requirements.txt").read_bytes()
     files["environment/runs.json"] = _environment(runs)
     licence = str(_project().get("license", "not stated"))
     code = Code.checked_out()
+    places = ",".join(f"BUNDLE/{LAYOUTS}/{layout.name}.yaml" for layout in asked.layouts)
     files["CHECKLIST.md"] = checklist(
         tables, judged, runs, lines, asked.unfinished, asked.licences, code.named, licence
     ).encode()
@@ -180,18 +185,27 @@ def write_bundle(
         commit=code.named,
         changed=f"\n{code.remark}\n" * bool(code.changed),
         trained=trained_at(runs),
-        words="".join(f" {word}" for word in asked.words),
+        words="".join(f" {word}" for word in [*asked.words, f"table={places}"]),
         anonymous=ANONYMOUS if asked.names is not None else "",
     ).encode()
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     files[MANIFEST] = "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
     write_whole(out, zipped(files))
     uncommitted = [f"{code.remark} Commit them and make the bundle again."] if code.changed else []
-    return uncommitted + [
-        f"{name}: {word} still stands in it; look whether it tells who you are"
-        for name, data in sorted(files.items())
-        if Path(name).suffix in TEXTS
-        for word in left_in(data.decode(errors="replace"), asked.names or {})
+    return uncommitted + (_still_there(files, asked.names) if asked.names is not None else [])
+
+
+def _still_there(files: Mapping[str, bytes], names: Mapping[str, str]) -> list[str]:
+    """Say of names, paths from the root and e-mail addresses that stand in texts, in which."""
+    found: dict[str, list[str]] = {}
+    for name, data in sorted(files.items()):
+        if Path(name).suffix in TEXTS:
+            for word in left_in(data.decode(errors="replace"), names):
+                found.setdefault(word, []).append(name)
+    return [
+        f"{word} still stands in {places[0]}{f' and {len(places) - 1} more' * (len(places) > 1)}; "
+        "look whether it tells who you are"
+        for word, places in found.items()
     ]
 
 
@@ -220,15 +234,6 @@ def _recipes(runs: Sequence[Run], names: Mapping[str, str] | None) -> dict[str, 
     if names is not None:
         texts = {name: "".join(clean(line, names) for line in text.splitlines(True)) for name, text in texts.items()}
     return {name: text.encode() for name, text in texts.items()}
-
-
-def _layouts(tables: Sequence[Table], elsewhere: Mapping[str, Path]) -> dict[str, bytes]:
-    """Return the files of the layouts; of a user's what it means, without comments."""
-    found = {}
-    for name in (table.layout.name for table in tables):
-        content = read_yaml((elsewhere.get(name) or available()[name]).read_text(encoding="utf-8"))
-        found[f"{LAYOUTS}/{name}.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
-    return found
 
 
 def _environment(runs: Sequence[Run]) -> bytes:

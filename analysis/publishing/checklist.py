@@ -144,12 +144,12 @@ def _verdicts(judged: Judged) -> Iterator[str]:
 
 
 def _tried(tables: Sequence[Table]) -> Iterator[str]:
-    """Say among how many values val chose those of each row, as the layouts state it."""
+    """Say among how many values val chose those of each row, as layouts and files of data sets state it."""
     for table in tables:
         for data in dict.fromkeys(column.data for column in table.layout.columns):
             tried = table.layout.tried_on(data)
             stated = f"val chose the recipes' values among so many: {tried_text(tried)}"
-            none = "the layout names no row for which val chose among several values"
+            none = "no row is on record for which val chose among several values"
             yield f"- {table.layout.name}, on {data}: {stated if max(tried.values()) > 1 else none}."
 
 

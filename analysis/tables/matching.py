@@ -46,7 +46,7 @@ def variants_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -
 
 
 def fillable(layouts: Sequence[Layout], runs: Sequence[Run]) -> tuple[list[Layout], list[str]]:
-    """Return the layouts with the columns that their data sets have, and a line on each of which none is left.
+    """Return the layouts of which the data sets have any column, whole, and a line on each other one.
 
     Raises:
         ValueError: none of the layouts is left.

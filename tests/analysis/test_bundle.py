@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,11 @@ import yaml
 from analysis.__main__ import main
 from analysis.publishing import bundle
 from analysis.publishing.anonymous import clean
+from recipes.resolve import dump
+from slurm.planning.requested_runs import requested_runs
+from slurm.site_file import Site
 from tests.helpers.paths import GOLDEN, PROJECT
+from tests.helpers.tables import MOST, write_run
 
 TABLE = f"table={GOLDEN / 'tables' / 'digits_overall.yaml'}"
 
@@ -56,6 +61,17 @@ def unpacked(file: Path, folder: Path) -> Path:
     return folder
 
 
+def made_again(bundle: Path, folder: Path) -> tuple[Path, dict[str, bytes]]:
+    """Unpack a bundle and make its tables again by its README's command; return where it lies, and the tables."""
+    unpacked(bundle, folder / "bundle")
+    words = re.search(r"^python -m analysis (.*)$", (folder / "bundle" / "README.md").read_text(), re.MULTILINE)
+    assert words is not None
+    main(words[1].replace("BUNDLE", str(folder / "bundle")).replace("out=again", f"out={folder / 'again'}").split())
+    again = {path.name: path.read_bytes() for path in (folder / "again").iterdir() if path.name != "problems.txt"}
+    assert again == {path.name: path.read_bytes() for path in (folder / "bundle" / "tables").iterdir()}
+    return folder / "bundle", again
+
+
 @pytest.fixture(scope="module")
 def anonymous(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "bundle.zip"
@@ -65,14 +81,9 @@ def anonymous(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tables_come_out_of_the_bundle_again(anonymous: Path, tmp_path: Path) -> None:
     """By the command of its README, byte for byte, the ledger among them; and they are the tables of the runs."""
-    folder = unpacked(anonymous, tmp_path / "bundle")
-    words = re.search(r"^python -m analysis (.*)$", (folder / "README.md").read_text(), re.MULTILINE)
-    assert words is not None
-    assert words[1] == "runs=BUNDLE/runs out=again only=tables table=BUNDLE/layouts/digits_overall.yaml"
-    main(words[1].replace("BUNDLE", str(folder)).replace("out=again", f"out={tmp_path / 'again'}").split())
-    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
-    assert again.pop("problems.txt") is not None
-    assert again == {path.name: path.read_bytes() for path in (folder / "tables").iterdir()}
+    folder, again = made_again(anonymous, tmp_path)
+    command = "python -m analysis runs=BUNDLE/runs out=again only=tables table=BUNDLE/layouts/digits_overall.yaml\n"
+    assert command in (folder / "README.md").read_text()
     assert again["digits_overall.csv"] == (GOLDEN / "out" / "digits_overall.csv").read_bytes()
 
 
@@ -128,7 +139,7 @@ def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:
         names = set(bundle.namelist())
     assert "- digits_overall: seed 0 asked for; runs behind a number: 0 to 1." in said
     assert "of one seed percentiles of 1,000 bootstrap resamples" in said and "no epoch was selected" in said
-    assert "on digits_glt: the layout names no row for which val chose among several values." in said
+    assert "on digits_glt: no row is on record for which val chose among several values." in said
     assert "verdicts" not in said
     assert "are not in the bundle: 1 runs, 1 starts" in said and "Licence of digits_glt: CC-BY-4.0." in said
     assert "Licence of the code: Apache-2.0" in said and "of the 6 runs are in none of the tables" in said
@@ -177,18 +188,89 @@ def test_the_checklist_says_how_claims_were_judged(tmp_path: Path) -> None:
     assert "- claims, on fashion_glt: val chose the recipes' values among so many: TADE 8, Deconfound-TDE 7" in said
 
 
+MINE: dict[str, Any] = {
+    "preset": "paper",
+    "seeds": [0],
+    "rows": [{"group": "Mine", "recipe": "glt_baseline", "label": "a"}],
+    "columns": [{"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}],
+}
+
+
 def test_a_layout_of_a_user_s_travels_with_the_bundle(runs: Path, tmp_path: Path) -> None:
-    """Without its comments, and the README's command names it there."""
-    rows = [{"group": "Mine", "recipe": "glt_baseline", "label": "a"}]
-    columns = [{"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}]
+    """Without its comments and with the data that the command named; the README's command names it there."""
     layout = tmp_path / "mine.yaml"
-    content = {"preset": "paper", "seeds": [0], "rows": rows, "columns": columns}
-    layout.write_text(f"# by jdoe\n{yaml.safe_dump(content)}")
+    layout.write_text(f"# by jdoe\n{yaml.safe_dump(MINE)}")
     main(["bundle", f"runs={runs}", f"out={tmp_path / 'b.zip'}", f"table={layout}", "data=digits_glt", "anonymous=yes"])
     folder = unpacked(tmp_path / "b.zip", tmp_path / "bundle")
+    content = {**MINE, "columns": [{**MINE["columns"][0], "data": "digits_glt"}]}
     assert yaml.safe_load((folder / "layouts" / "mine.yaml").read_text()) == content
-    assert "only=tables data=digits_glt table=BUNDLE/layouts/mine.yaml\n" in (folder / "README.md").read_text()
+    assert "only=tables table=BUNDLE/layouts/mine.yaml\n" in (folder / "README.md").read_text()
     assert "jdoe" not in (folder / "layouts" / "mine.yaml").read_text()
+
+
+@pytest.mark.parametrize("named", ["table=like_mine", "table={}/odd", ""], ids=["by name", "no suffix", "by the runs"])
+def test_a_reviewer_needs_no_layout_of_the_author_s(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables of the author's own folder, ones that are like them, and paths without a suffix come out of the bundle
+    again in a plain checkout.
+    """
+    write_run(tmp_path / "runs", "mine", data="birds")
+    (tables := tmp_path / "own" / "recipes" / "tables").mkdir(parents=True)
+    rows, columns = [{**MINE["rows"][0], "recipe": "mine"}], [{**MINE["columns"][0], "data": "birds"}]
+    (tables / "mine.yaml").write_text(yaml.safe_dump({**MINE, "rows": rows, "columns": columns}))
+    (tables / "like_mine.yaml").write_text("{like: mine, seeds: [0, 1]}")
+    (tmp_path / "odd").write_text("{like: mine, seeds: [0, 1]}")
+    monkeypatch.setenv("GLT_PATH", str(tmp_path / "own"))
+    words = [named.format(tmp_path)] * bool(named)
+    main(["bundle", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'b.zip'}", *words])
+    monkeypatch.delenv("GLT_PATH")
+    _, again = made_again(tmp_path / "b.zip", tmp_path)
+    assert b",50.0," in again["odd.csv" if "odd" in named else "like_mine.csv"]
+
+
+def test_a_bundle_of_the_best_epoch_has_its_numbers(tmp_path: Path) -> None:
+    """`select=best` copies those predictions, too: its table is that of the whole run folders."""
+    write_run(tmp_path / "runs", "glt_baseline", best=MOST)
+    (layout := tmp_path / "mine.yaml").write_text(yaml.safe_dump(MINE))
+    words = [f"table={layout}", "data=digits_glt", "select=best"]
+    main(["bundle", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'b.zip'}", *words])
+    _, again = made_again(tmp_path / "b.zip", tmp_path)
+    main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'whole'}", *words, "only=tables"])
+    assert again["mine.csv"] == (tmp_path / "whole" / "mine.csv").read_bytes() and b",80.0," in again["mine.csv"]
+
+
+def test_a_layout_tells_no_folder_of_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of weights that rows or the table set, an anonymous bundle has the digest and no place; without the files the
+    same runs still stand in their rows. A folder in a label stays, and the command says so.
+    """
+    lab = tmp_path / "alice-lab"
+    lab.mkdir()
+    for name in ("one", "other"):
+        (lab / name).write_bytes(name.encode())
+    rows = [
+        {"group": "Mine", "recipe": "glt_baseline", "label": "One", "set": {"optim.lr": 0.2}},
+        {"group": "Mine", "recipe": "glt_baseline", "label": "as /etc/x", "set": {"model.weights": str(lab / "other")}},
+    ]
+    values = {"model.weights": str(lab / "one")}
+    (layout := tmp_path / "mine.yaml").write_text(yaml.safe_dump({**MINE, "rows": rows, "set": values}))
+    planned = requested_runs([f"table={layout}", "data=digits_glt", f"runs={tmp_path}"], Site()).runs
+    for run in planned:
+        path = write_run(tmp_path / "runs", run.recipe.recipe, hash_=run.recipe.hash8)
+        (path / "recipe.yaml").write_text(dump(run.recipe))
+    words = [f"table={layout}", "data=digits_glt", "anonymous=yes"]
+    (lab / "other").unlink()  # the runs know its digest
+    main(["bundle", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'b.zip'}", *words])
+    assert "/etc/x still stands in layouts/mine.yaml and " in (said := capsys.readouterr().out)
+    assert said.count("still stands") == 1
+    shutil.rmtree(lab)
+    folder, again = made_again(tmp_path / "b.zip", tmp_path)
+    every = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert [name for name, data in every.items() if b"alice-lab" in data] == []
+    assert [run.folder.name in again["mine.csv"].decode() for run in planned] == [True, True]
+    sets = [row["set"] for row in yaml.safe_load((folder / "layouts" / "mine.yaml").read_text())["rows"]]
+    digests = [run.recipe.model.weights_sha256 for run in planned]
+    assert [own["model.weights_sha256"] for own in sets] == digests and len(set(digests)) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from analysis.__main__ import main
 from recipes.resolve import load_resolved
 from tests.helpers.paths import PROJECT
+from tests.helpers.tables import write_run
 
 GOLDEN = PROJECT / "tests" / "golden" / "runs"
 
@@ -89,6 +90,14 @@ def test_pictures_of_the_runs_named_stay(runs: Path, tmp_path: Path) -> None:
         main(["light", f"runs={runs}", f"out={tmp_path / 'light'}", "thumbnails=nobody"])
     with pytest.raises(ValueError, match="no finished run in it"):
         main(["light", f"runs={tmp_path / 'light' / name}", f"out={tmp_path / 'x'}"])
+
+
+def test_light_runs_of_the_best_epoch_are_asked_for(tmp_path: Path) -> None:
+    """Its predictions are copied beside the last epoch's by `select=best` alone."""
+    run = write_run(tmp_path / "runs")
+    for words, selects in (([], ["last"]), (["select=best"], ["best", "last"])):
+        main(["light", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'light'}", *words])
+        assert sorted(path.name for path in (tmp_path / "light" / run.name / "preds").iterdir()) == selects
 
 
 @pytest.mark.parametrize("out", ["runs", "linked", "runs/../runs", "inside"])

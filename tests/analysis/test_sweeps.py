@@ -208,6 +208,17 @@ def test_tuned_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
         main(["tuned", f"runs={tmp_path / 'runs'}", "grid=lr:1"])
 
 
+def test_seeds_of_the_command_are_those_of_all_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows with seeds of their own among them."""
+    for seed in (0, 1):
+        tried(tmp_path / "runs", 6, seed=seed)
+    columns = [{"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}]
+    content = {"preset": "paper", "seeds": [0], "rows": [{**BASE, "seeds": [0, 1]}], "columns": columns}
+    (file := tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    main(["tuned", f"runs={tmp_path / 'runs'}", f"table={file}", "data=digits_glt", "seeds=1"])
+    assert "over seed 1 (" in capsys.readouterr().out
+
+
 # --------------------------------------------------------------------------------------------------------------- sweep
 def test_a_sweep_shows_what_differs_alone(tmp_path: Path) -> None:
     """Columns are the axes and values that differ, in the order of values, and the numbers; the unfinished is named."""

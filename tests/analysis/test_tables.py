@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from analysis.__main__ import main
 from analysis.inputs import frame
@@ -423,6 +424,30 @@ def test_explain_refuses_by_name(tmp_path: Path, arguments: list[str], said: str
     write_run(tmp_path, "glt_ifl")
     with pytest.raises(ValueError, match=said):
         main(["explain", f"runs={tmp_path}", "table=digits_clt_glt", *arguments])
+
+
+def test_explain_knows_the_columns_that_the_data_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column that is left out of the table is refused, with why; names and numbers mean those that are shown."""
+    write_run(tmp_path, "glt_baseline", data="birds", cbl=MOST)
+    (run,) = tmp_path.iterdir()
+    facts = json.loads((run / "meta.json").read_text())
+    (run / "meta.json").write_text(json.dumps({**facts, "editions": {"glt": ["train", "val", "test_cbl"]}}))
+    columns = [
+        {"train": "glt", "protocol": protocol, "subset": "overall", "metric": "accuracy"} for protocol in ("glt", "clt")
+    ]
+    rows = [{"group": "G", "recipe": "glt_baseline", "label": "A"}]
+    (file := tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"preset": "paper", "seeds": [0], "rows": rows, "columns": columns})
+    )
+    words = ["explain", f"runs={tmp_path}", f"table={file}", "data=birds", "row=1"]
+    for column in ("clt.overall.accuracy", "1"):
+        main([*words, f"column={column}"])
+        said = capsys.readouterr().out
+        assert "column  clt.overall.accuracy" in said and "value   80.00" in said
+    with pytest.raises(ValueError, match=r"column=glt.overall.accuracy: birds has no attributes, so it has CLT alone"):
+        main([*words, "column=glt.overall.accuracy"])
+    with pytest.raises(ValueError, match=r"column=2: the table has none so called; legal: clt.overall.accuracy"):
+        main([*words, "column=2"])
 
 
 def test_rows_of_one_label_need_a_number() -> None:

@@ -12,8 +12,9 @@ from recipes.common.errors import RecipeError
 from recipes.layers import parse_words
 from recipes.resolve import resolve
 from recipes.schema import Model
-from recipes.table_layout import Layout, available, data_names, find_layout, load_layout, open_tables
+from recipes.table_layout import Layout, available, data_names, find_layout, load_layout, open_tables, tried_in
 from tests.helpers import shipped
+from tests.helpers.paths import PROJECT
 
 CLT = {"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}
 GLT = {**CLT, "protocol": "glt"}
@@ -66,11 +67,7 @@ def test_open_tables_are_laid_out_as_the_fixed_ones(open_name: str, fixed: str) 
     differ.
     """
     ours, theirs = shipped.layout_of(open_name), shipped.layout_of(fixed)
-    on_digits = [{name: count for name, count in one.tried.items() if name == "digits_glt"} for one in ours.rows]
-    assert [
-        one.model_copy(update={"budget": "paper", "tried": tried})
-        for one, tried in zip(ours.rows, on_digits, strict=True)
-    ] == theirs.rows
+    assert [one.model_copy(update={"budget": "paper"}) for one in ours.rows] == theirs.rows
     assert ours.columns == theirs.columns and ours.published == theirs.published
 
 
@@ -99,16 +96,47 @@ def test_a_row_may_have_seeds_of_its_own(tmp_path: Path) -> None:
         layout_in(tmp_path, [row(seeds=[])], [CLT], ["birds"])
 
 
-def test_rows_of_a_recipe_were_tried_alike() -> None:
-    """Among how many values val chose, every shipped table says alike of a recipe; those that a recipe says val chose
-    for a data set are among several.
+def test_what_val_chose_is_said_once(tmp_path: Path) -> None:
+    """Beside the data set's values: every row of the recipe counts it, and no shipped row says it again. A row with
+    other values counts what it says itself. What a recipe says that val chose is among several.
     """
-    said: dict[str, dict[str, int]] = {}
-    for one in (one for name in shipped.OPEN for one in shipped.layout_of(name).rows if not one.twin):
-        assert said.setdefault(one.recipe, one.tried) == one.tried
-    assert said["glt_tade"] == {"fashion_glt": 8, "digits_glt": 4} and said["glt_crt"] == {}
+    assert not any(one.tried for name in available() for one in shipped.layout_of(name).rows)
+    assert tried_in("fashion_glt")["glt_tade"] == 8 and "glt_crt" not in tried_in("fashion_glt")
     chosen = {"glt_ldam": ["digits_glt"], "glt_ride": ["digits_glt"], "glt_tde": ["digits_glt", "fashion_glt"]}
-    assert all(said[recipe][data] > 1 for recipe, names in chosen.items() for data in names)
+    assert all(tried_in(data)[recipe] > 1 for recipe, names in chosen.items() for data in names)
+    rows = [
+        row("glt_tade", "plain"),
+        row("glt_tade", "set", set={"optim.lr": 0.3}),
+        row("glt_tade", "own", budget="matched", tried={"digits_glt": 2}),
+        row("glt_crt", "none"),
+    ]
+    made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    assert made.tried_on("digits_glt") == {"plain": 4, "own": 2, "set": 1, "none": 1}
+
+
+@pytest.mark.parametrize(
+    "tried, sentence",
+    [
+        ({"glt_tade": 0}, "birds.yaml: tried.glt_tade=0 is not legal: a whole number from 1 is"),
+        ({"glt_tad": 3}, "birds.yaml: tried: recipe=glt_tad does not exist; did you mean glt_tade"),
+        ([3], "birds.yaml: tried=[3] is not legal: counts by recipe are"),
+    ],
+)
+def test_counts_of_a_data_file_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Any, sentence: str
+) -> None:
+    """When a layout on the data set is read; and they are no value of a recipe."""
+    (folder := tmp_path / "recipes" / "data").mkdir(parents=True)
+    monkeypatch.setenv("GLT_PATH", str(tmp_path))
+    content = yaml.safe_load((PROJECT / "recipes" / "data" / "fashion_glt.yaml").read_text())
+    file, words = folder / "birds.yaml", ["data=birds", "recipe=glt_baseline"]
+    file.write_text(yaml.safe_dump({**content, "data": {**content["data"], "name": "birds"}, "tried": tried}))
+    with pytest.raises(ValueError) as error:
+        layout_in(tmp_path, [row()], [CLT], ["birds"])
+    assert sentence in str(error.value)
+    hash8 = resolve(words).hash8
+    file.write_text(file.read_text().partition("tried:")[0])
+    assert resolve(words).hash8 == hash8
 
 
 @pytest.mark.parametrize(
@@ -261,7 +289,7 @@ def test_what_no_table_is_made_of(tmp_path: Path, change: dict[str, Any], senten
 
 
 def test_a_table_is_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does not say itself is that table's; that one may not be like a third."""
+    """What it does not say itself is that table's, which may be like a third, but not like the first."""
     (tmp_path / "recipes" / "tables").mkdir(parents=True)
     monkeypatch.setenv("GLT_PATH", str(tmp_path))
     (mine := tmp_path / "recipes" / "tables" / "mine.yaml").write_text(
@@ -273,16 +301,47 @@ def test_a_table_is_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (one.recipe, one.twin, one.budget) for one in liked.rows
     ]
     assert all(one.set["optim.lr"] == 0.3 for one in made.rows)
-    assert any(one.tried for one in liked.rows) and not any(one.tried for one in made.rows)  # val chose other values
+    assert set(made.tried_on("digits_glt").values()) == {1} < set(liked.tried_on("digits_glt").values())
     columns = [{"data": "digits_glt", "train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}]
     (tmp_path / "narrow.yaml").write_text(yaml.safe_dump({"like": "overall", "columns": columns}))
     assert find_layout(str(tmp_path / "narrow.yaml")).tried_on("digits_glt").keys() == liked.tried_on("").keys()
-    (tmp_path / "other.yaml").write_text("like: mine")
-    with pytest.raises(ValueError, match="like: mine is not legal, for that table is like overall itself"):
-        find_layout(str(tmp_path / "other.yaml"), ["digits_glt"])
-    mine.write_text("like: mine")
-    with pytest.raises(ValueError, match="like: mine names no table"):
-        find_layout("mine", ["digits_glt"])
+    (tmp_path / "other.yaml").write_text("{like: mine, select: best}")
+    other = find_layout(str(tmp_path / "other.yaml"), ["digits_glt"])
+    same = {"name": "mine", "like": "overall", "select": "last"}
+    assert other.select == "best" and other.model_copy(update=same) == made
+    (tmp_path / "recipes" / "tables" / "yours.yaml").write_text("like: mine")
+    for name in ("mine", "yours"):
+        mine.write_text(f"like: {name}")
+        with pytest.raises(ValueError, match=f"like: {'mine' if name == 'yours' else name} names no table"):
+            find_layout("mine", ["digits_glt"])
+
+
+def test_a_table_changes_rows_of_the_one_it_is_like(tmp_path: Path) -> None:
+    """By their recipe: some keys of a row, or the row is left out; all else, and the order, is that one's."""
+    (file := tmp_path / "mine.yaml").write_text(
+        "{like: overall, rows: {glt_bbn: null, glt_crt: {seeds: [5], label: C}}}"
+    )
+    made, liked = find_layout(str(file), ["digits_glt"]), find_layout("overall", ["digits_glt"])
+    change = {"glt_crt": {"seeds": [5], "label": "C"}}
+    wanted = [one.model_copy(update=change.get(one.recipe, {})) for one in liked.rows if one.recipe != "glt_bbn"]
+    assert made.rows == wanted and made.columns == liked.columns
+
+
+@pytest.mark.parametrize(
+    "like, rows, sentence",
+    [
+        ("overall", "{glt_bnb: null}", "mine.yaml: rows: glt_bnb is the recipe of no row; did you mean glt_bbn"),
+        ("budgets", "{glt_ifl: null}", "mine.yaml: rows: glt_ifl is the recipe of 2 rows; legal is a list of all rows"),
+        ("overall", "{glt_bbn: 3}", "mine.yaml: rows: glt_bbn: 3 is not legal: keys of a row, or null to leave it out"),
+        ("overall", "{glt_bbn: {lable: B}}", "lable is no key of a table; did you mean label"),
+    ],
+)
+def test_changes_of_rows_that_nobody_can_mean(tmp_path: Path, like: str, rows: str, sentence: str) -> None:
+    """Are refused in one sentence, when the layout is read."""
+    (file := tmp_path / "mine.yaml").write_text(f"{{like: {like}, rows: {rows}}}")
+    with pytest.raises(ValueError) as error:
+        find_layout(str(file), ["digits_glt"])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_twin_is_a_recipe_or_a_label(tmp_path: Path) -> None:
