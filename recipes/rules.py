@@ -396,6 +396,17 @@ def paired_streams(recipe: Recipe) -> str:
     )
 
 
+def paired_rows(recipe: Recipe) -> str:
+    """Require groups where several ranks share a batch whose rows are pairs: a rank's plain share holds no pairs."""
+    if _declared(recipe).FORM != "branches" or recipe.batch.group or recipe.tasks == 1:
+        return ""
+    return (
+        f"the method {recipe.method.name} pairs rows of its two streams, and with batch.bn=0 and no batch.micro a "
+        f"task's share of the batch holds no whole pairs: with {recipe.tasks} tasks batch.micro is legal, which makes "
+        "groups"
+    )
+
+
 def first_stage(recipe: Recipe) -> str:
     """Require a trained backbone where the method trains only the classifier."""
     if _declared(recipe).TRAINS != "head" or recipe.method.init_from:
@@ -539,6 +550,7 @@ RULES = (
     Rule(mixup_shares, TooManyTasks),
     Rule(mixup_environments),
     Rule(paired_streams),
+    Rule(paired_rows, TooManyTasks),
     Rule(first_stage),
     Rule(one_source),
     Rule(nothing_trained),

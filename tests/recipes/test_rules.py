@@ -28,6 +28,7 @@ BROKEN = {
     "mixup_shares": ("augment.mixup=1 nodes=6", "which 6 tasks cannot share whole: 1, 2, 4, 8, 16 tasks are legal"),
     "mixup_environments": ("recipe=glt_mixup_ifl batch.bn_by=env", "leaves one environment to a group"),
     "paired_streams": ("recipe=glt_bbn batch.bn_by=env", "leaves one stream to a group"),
+    "paired_rows": ("recipe=glt_bbn batch.bn=0 nodes=2", "with 2 tasks batch.micro is legal, which makes groups"),
     "first_stage": ("recipe=glt_crt method.init_from=null", "must name the recipe of its first stage"),
     "one_source": ("method.init_from=glt_ifl method.eval_of=glt_focal", "exclude each other"),
     "nothing_trained": ("method.eval_of=glt_focal augment.mixup=1", "name glt_mixup in method.eval_of instead"),
@@ -114,6 +115,13 @@ def test_mixup_needs_two_rows_in_a_group(words: str) -> None:
     """In a group of one each row would be its own partner, and nothing would be mixed."""
     with pytest.raises(RecipeError, match=r"batch\.\w+=1 leaves each row alone: a group of 2 rows or more is legal"):
         resolve(["augment.mixup=1", *words.split()])
+
+
+def test_branches_without_groups_stay_on_one_task() -> None:
+    """A batch without groups is cut into plain shares, of which only the whole holds pairs; micro batches hold them."""
+    words = "recipe=glt_bbn data=digits_glt batch.bn=0".split()
+    assert resolve(words).tasks == 1
+    assert resolve([*words, "nodes=2", "batch.micro=64"]).tasks == 2
 
 
 @pytest.mark.parametrize(
