@@ -119,7 +119,7 @@ def test_mixup_needs_two_rows_in_a_group(words: str) -> None:
 
 def test_branches_without_groups_stay_on_one_task() -> None:
     """A batch without groups is cut into plain shares, of which only the whole holds pairs; micro batches hold them."""
-    words = "recipe=glt_bbn data=digits_glt batch.bn=0".split()
+    words = ["recipe=glt_bbn", "data=digits_glt", "batch.bn=0"]
     assert resolve(words).tasks == 1
     assert resolve([*words, "nodes=2", "batch.micro=64"]).tasks == 2
 
