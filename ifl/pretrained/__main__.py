@@ -13,7 +13,10 @@ entries, classifier included, under their own names. Prints its sha256.
 word, or match it where it has a `*`.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import sys
 from collections.abc import Sequence
