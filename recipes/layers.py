@@ -150,6 +150,11 @@ def preset_values(name: Any) -> dict[str, Any]:
     return load_yaml(search_path.named(search_path.PRESETS, name, "preset"))
 
 
+def preset_origin(name: Any) -> str:
+    """Name a preset in sentences for the user."""
+    return f"recipes/presets/{name}.yaml"
+
+
 @dataclass(frozen=True)
 class Axes:
     """The values that select which files and `on:` blocks are merged; not checked yet, so of any kind."""
@@ -205,7 +210,7 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
             )
     for key, follows in _written_from(recipe, overlaid([Layer(file.origin, recipe), Layer(COMMAND, command)])).items():
         for other in follows:
-            if _is_changed(command, recipe, key) and _value_at(command, other) is None:
+            if _is_changed(command, recipe, key) and _value_at(command, other, _ABSENT) is _ABSENT:
                 raise RecipeError(
                     f"{key} alone cannot change {path}, whose {other} is written out: give both, or start from "
                     "recipe=NAME"
@@ -242,10 +247,13 @@ def _written_from(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[
     }
 
 
-def _value_at(values: Any, dotted: str) -> Any:
-    """Return the value of a dotted key in nested values; None where there is none."""
+_ABSENT = object()
+
+
+def _value_at(values: Any, dotted: str, absent: Any = None) -> Any:
+    """Return the value of a dotted key in nested values, or what stands for none."""
     for part in dotted.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
+        values = values.get(part, absent) if isinstance(values, Mapping) else absent
     return values
 
 
@@ -507,7 +515,7 @@ def layers_of(
         own["data"] = {key: value for key, value in section.items() if key not in left_open}
     return [
         *data.layers,
-        Layer(f"recipes/presets/{axes.preset}.yaml", preset_values(axes.preset)),
+        Layer(preset_origin(axes.preset), preset_values(axes.preset)),
         *site,
         Layer(file.origin, own, switches_ifl=True),
         *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks(data.kind)),
