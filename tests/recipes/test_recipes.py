@@ -278,6 +278,13 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
         (["recipe=no/such.yaml"], "no/such.yaml does not exist"),
         (["recipe="], "recipe= has no value"),
         (["on.digits_glt.seed=3"], "unknown key on"),
+        (["recipe=null"], "recipe=null does not exist"),
+        (
+            ["data.mean=[.5,.5]"],
+            "data.mean=[0.5,0.5] (the command line) is not legal: as many values as in data.mean=[",
+        ),
+        (["data.std=[1,1,1,1]"], "data.std=[1,1,1,1] (the command line) is not legal: as many values as in data.std=["),
+        (["data.std=[0,0,0]"], "data.std.0=0 (the command line): input should be greater than 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -973,6 +980,7 @@ def test_a_written_out_recipe_keeps_epochs_that_are_kept(tmp_path: Path) -> None
     with pytest.raises(RecipeError, match=r"schedule\.epochs alone cannot change .* whose log\.keep is written out"):
         resolve(words)
     assert resolve([*words, "log.keep=[0.5]"]).kept_epochs == [100]
+    assert resolve([*words, "log.keep=null"]).kept_epochs == []
 
 
 def test_a_written_out_recipe_takes_what_changes_nothing(tmp_path: Path) -> None:
@@ -983,6 +991,14 @@ def test_a_written_out_recipe_takes_what_changes_nothing(tmp_path: Path) -> None
     assert resolve([f"recipe={path}", "seed=00", "data.image_size=32"]) == resolve([f"recipe={path}"])
     path.write_text(dump(resolve(["recipe=glt_crt", "data=digits_glt", f"method.init_from={other}"])))
     assert resolve([f"recipe={path}", "seed=1"]).method.init_from == other
+
+
+def test_a_recipe_in_a_folder_called_presets_is_no_preset(tmp_path: Path) -> None:
+    """What it says beside its optimiser's name is meant for that optimiser."""
+    (tmp_path / "presets").mkdir()
+    path = tmp_path / "presets" / "mine.yaml"
+    path.write_text("optim: {name: adamw, lr: 0.001}\n")
+    assert resolve([f"recipe={path}"]).optim.lr == 0.001
 
 
 def test_departures_name_science_alone() -> None:
