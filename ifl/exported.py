@@ -164,7 +164,9 @@ def load(file: str | Path, device: str | torch.device = "cpu") -> Exported:
     try:
         recipe = Recipe.model_validate(json.loads(about["science"]))
         names, counts = json.loads(about["class_names"]), np.array(json.loads(about["class_counts"]))
-        network, method = build_network(plain_recipe(recipe), counts)
+        gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(range(gpus)):  # it is initialised by the run's seed, and the caller's numbers go on
+            network, method = build_network(plain_recipe(recipe), counts)
         network.load_state_dict(tensors)
     except KeyError as error:
         raise RunError(

@@ -112,8 +112,6 @@ def export(run: Path, select: Select, file: Path) -> None:
 
     recipe = load_resolved(run / "recipe.yaml")
     meta = read_object(run / "meta.json", {"commit": str, "decoder": str, "class_names": list, "class_counts": list})
-    if recipe.method.eval_of:
-        raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
     about = {"run": run.name, "select": select, **description(recipe, meta)}
     weights = plain_weights(recipe, load_run(run, select))
     write_whole(file, save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata=about))

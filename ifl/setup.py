@@ -332,7 +332,8 @@ def build_model(
     groups = batch.size // batch.bn if batch.bn else 1
     shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env", batch.group_key)
     rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda" or not batch.bn)
-    if recipe.model.weights_sha256 and trains and not recipe.method.init_from:
+    builds_on = recipe.method.init_from or recipe.method.eval_of  # whose weights take the place of the file's
+    if recipe.model.weights_sha256 and (trains or fresh) and not builds_on:
         check_digest(recipe.model.weights, recipe.model.weights_sha256, needed=fresh)
     network, method = build_network(recipe, data.counts, pretrained=fresh)
     if network.left_out:

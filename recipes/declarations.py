@@ -7,10 +7,14 @@ literals:
 
     STREAMS = ("uniform",)     what its batches are drawn from, in equal shares: uniform, class_balanced, class_inverse
     FORM = "plain"             the form of network it needs: plain, experts, branches, twin (see ifl/models)
+    HEAD = "linear"            the kind of its classifier, where a run that takes another's classifier over, too, can
+                               start from one of this kind alone; any word, and without it nothing is compared
     TRAINS = "all"             or "head": the backbone stays as `method.init_from` left it; or "nothing": the run
                                evaluates the network as it starts
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
     POSITIVE = ("scale",)      those of ARGS that must be more than 0
+    LIMITS = {"beta": {"ge": 0, "lt": 1}}   what others of ARGS must be: ge (or more), gt (more than), le, lt
+    EPOCHS = ("from",)         those of ARGS that are a fraction of the epochs, or from 1 on a whole epoch, 0-based
     COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
     SMOOTHS = True             its losses are softmax cross-entropies that take `optim.label_smoothing` in
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
@@ -23,6 +27,7 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,6 +41,15 @@ from recipes.common.errors import RecipeError, UserError
 STREAMS = ("uniform", "class_balanced", "class_inverse")
 PRESETS = ("paper", "corrected")
 FORMS = ("plain", "experts", "branches", "twin")
+REFUSED = ("ifl", "mixup", "legacy_count_order")
+NEEDED = ("environments", "whole_groups", "text")
+LIMITS = {
+    "ge": (operator.ge, "{} or more"),
+    "gt": (operator.gt, "more than {}"),
+    "le": (operator.le, "at most {}"),
+    "lt": (operator.lt, "less than {}"),
+}
+"""How a number is compared with a limit, and the words for it."""
 
 
 def literals(path: Path, names: Iterable[str], refusal: type[UserError] = RecipeError) -> dict[str, Any]:
@@ -73,9 +87,12 @@ class Declaration:
 
     STREAMS: tuple[str, ...] = ("uniform",)
     FORM: str = "plain"
+    HEAD: str = ""
     TRAINS: str = "all"
     ARGS: dict[str, Any] = field(default_factory=dict)
     POSITIVE: tuple[str, ...] = ()
+    LIMITS: dict[str, dict[str, float]] = field(default_factory=dict)
+    EPOCHS: tuple[str, ...] = ()
     COUNTS: bool = False
     SMOOTHS: bool = False
     REFUSES: dict[str, str] = field(default_factory=dict)
@@ -84,6 +101,20 @@ class Declaration:
     def args(self, preset: str) -> dict[str, Any]:
         """Return the arguments' defaults under a preset."""
         return {key: value[preset] if isinstance(value, dict) else value for key, value in self.ARGS.items()}
+
+    def limits(self, key: str) -> dict[str, float]:
+        """Return the limits of an argument, by the words of `LIMITS`."""
+        return {**({"gt": 0} if key in self.POSITIVE else {}), **self.LIMITS.get(key, {})}
+
+
+def within(value: float, limits: Mapping[str, float]) -> bool:
+    """Say whether a number keeps its limits."""
+    return all(LIMITS[word][0](value, limit) for word, limit in limits.items())
+
+
+def in_words(limits: Mapping[str, float]) -> str:
+    """Return the limits of a number as a part of a sentence."""
+    return " and ".join(LIMITS[word][1].format(limit) for word, limit in limits.items())
 
 
 def declaration(name: str) -> Declaration:
@@ -118,13 +149,36 @@ def declared_in(path: Path) -> Declaration:
         raise RecipeError(f"{path}: ARGS={declared.ARGS} is not legal: a mapping such as {{'scale': 30.0}} is")
     for key, value in declared.ARGS.items():
         _check_argument(path, key, value)
-    numbers = [key for key, value in declared.ARGS.items() if _is_positive(value)]
-    if declared.POSITIVE:
-        _check_choice(path, "POSITIVE", declared.POSITIVE, tuple(numbers))
-    for name, reasons in (("REFUSES", declared.REFUSES), ("NEEDS", declared.NEEDS)):
-        if not isinstance(reasons, dict) or not all(isinstance(text, str) for pair in reasons.items() for text in pair):
+    if not isinstance(declared.HEAD, str):
+        raise RecipeError(f"{path}: HEAD={declared.HEAD} is not legal: a word is")
+    _check_limits(path, declared)
+    for name, reasons, legal in (("REFUSES", declared.REFUSES, REFUSED), ("NEEDS", declared.NEEDS, NEEDED)):
+        if not isinstance(reasons, dict) or not all(isinstance(text, str) for text in reasons.values()):
             raise RecipeError(f"{path}: {name}={reasons} is not legal: a mapping of words to their reasons is")
+        if reasons:
+            _check_choice(path, name, tuple(reasons), legal)
     return declared
+
+
+def _check_limits(path: Path, declared: Declaration) -> None:
+    """Check what is said of the numbers among a method's arguments, which their defaults must keep."""
+
+    def within_limits(limits: Mapping[str, float]) -> tuple[str, ...]:
+        return tuple(key for key, value in declared.ARGS.items() if _keeps(value, limits))
+
+    if declared.POSITIVE:
+        _check_choice(path, "POSITIVE", declared.POSITIVE, within_limits({"gt": 0}))
+    if declared.EPOCHS:
+        _check_choice(path, "EPOCHS", declared.EPOCHS, within_limits({"ge": 0}))
+    if not isinstance(declared.LIMITS, dict):
+        raise RecipeError(f"{path}: LIMITS={declared.LIMITS} is not legal: a mapping of arguments to their limits is")
+    for key, limits in declared.LIMITS.items():
+        are_limits = isinstance(limits, dict) and set(limits) <= set(LIMITS)
+        if not are_limits or not all(type(limit) in (int, float) for limit in limits.values()):
+            raise RecipeError(
+                f"{path}: {key!r}: {limits!r} in LIMITS is not legal: {', '.join(LIMITS)} with a number each are"
+            )
+        _check_choice(path, "LIMITS", (key,), within_limits(limits))
 
 
 def _check_choice(path: Path, key: str, value: Any, legal: tuple[Any, ...]) -> None:
@@ -133,10 +187,10 @@ def _check_choice(path: Path, key: str, value: Any, legal: tuple[Any, ...]) -> N
         raise RecipeError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
 
 
-def _is_positive(value: Any) -> bool:
-    """Say whether an argument's default, under both presets, is a number of more than 0."""
+def _keeps(value: Any, limits: Mapping[str, float]) -> bool:
+    """Say whether an argument's default, under both presets, is a number within limits."""
     each = value.values() if isinstance(value, dict) else [value]
-    return all(type(one) in (int, float) and one > 0 for one in each)
+    return all(type(one) in (int, float) and within(one, limits) for one in each)
 
 
 def _check_argument(path: Path, key: Any, value: Any) -> None:

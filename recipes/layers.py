@@ -20,11 +20,11 @@ from recipes.common.errors import RecipeError
 from recipes.dataset_values import FILE, FILE_ALONE, KINDS, SMALL, Described, described, is_name, sets_in
 from recipes.declarations import PRESETS
 from recipes.folders import make_absolute
-from recipes.identity import section_in
+from recipes.identity import science_keys, section_in
 from recipes.noted import Noted
 from recipes.sbatch.options import spelled
 from recipes.schema import PROJECT, Model, Recipe
-from recipes.values import kinds
+from recipes.values import as_typed, kinds
 from recipes.yaml_io import load_yaml, read_texts
 
 
@@ -150,6 +150,11 @@ def preset_values(name: Any) -> dict[str, Any]:
     return load_yaml(search_path.named(search_path.PRESETS, name, "preset"))
 
 
+def preset_origin(name: Any) -> str:
+    """Name a preset in sentences for the user."""
+    return f"recipes/presets/{name}.yaml"
+
+
 @dataclass(frozen=True)
 class Axes:
     """The values that select which files and `on:` blocks are merged; not checked yet, so of any kind."""
@@ -181,8 +186,8 @@ def axes_of(command: Mapping[str, Any], values: Mapping[str, Any]) -> Axes:
 def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> None:
     """Refuse what cannot be changed in a written-out recipe.
 
-    Another data set's or preset's values would not come in, and some values follow from others: changing only one
-    would leave the other as it was.
+    Another data set's, edition's or preset's values would not come in, and some values follow from others: changing
+    only one would leave the other as it was.
 
     Raises:
         RecipeError: the command changes such a value, or the file does not say its data set's values.
@@ -195,6 +200,7 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
         )
     for key, value, own in (
         ("data", axes.data, recipe["data"]["name"]),
+        ("train", axes.train, recipe["train"]),
         ("preset", axes.preset, recipe["preset"]),
     ):
         if value != own:
@@ -202,18 +208,62 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
                 f"{key}={value} cannot change {path}, which is written out for {key}={own}: start from recipe=NAME "
                 "instead"
             )
-    changed, schedule, batch = (command.get(section, {}) for section in ("ifl", "schedule", "batch"))
-    if "epochs" in (schedule or {}) and recipe["ifl"] and "milestones" not in (changed or {}):
-        raise RecipeError(
-            f"schedule.epochs alone cannot change {path}, whose ifl.milestones are written out: give both, or start "
-            "from recipe=NAME"
-        )
+    for key, follows in _written_from(recipe, overlaid([Layer(file.origin, recipe), Layer(COMMAND, command)])).items():
+        for other in follows:
+            if _is_changed(command, recipe, key) and _value_at(command, other, _ABSENT) is _ABSENT:
+                raise RecipeError(
+                    f"{key} alone cannot change {path}, whose {other} is written out: give both, or start from "
+                    "recipe=NAME"
+                )
+    changed, batch = (command.get(section, {}) for section in ("ifl", "batch"))
     is_switched = "ifl" in command and bool(recipe["ifl"]) != (changed is not None)
     if is_switched and "replacement" not in (batch or {}):
         raise RecipeError(
             f"ifl cannot be switched in {path}, whose batch.replacement is written out: give both, or start from "
             "recipe=NAME"
         )
+
+
+def _written_from(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the keys of a written-out recipe from which others follow, and for each those that do so.
+
+    Args:
+        recipe: its values.
+        wanted: those with the command's over them.
+    """
+    steps = {_value_at(values, "schedule.decay") for values in (recipe, wanted)} == {"steps"}
+    by_epochs = {
+        "ifl.milestones": recipe["ifl"] and wanted["ifl"],
+        "schedule.drops": steps and _value_at(recipe, "schedule.by") == "epoch" and _value_at(recipe, "schedule.drops"),
+        "log.keep": _value_at(recipe, "log.keep"),
+    }
+    # A first stage has the same seed, network and data; one that was named with another seed stays what it is.
+    own = f"-{recipe['data']['name']}-{recipe['train']}-s{recipe['seed']}-"
+    sources = [key for key in ("method.init_from", "method.eval_of") if own in str(_value_at(recipe, key))]
+    shared = [key for key in science_keys(Recipe) if key.startswith(("model.", "data."))]
+    return {
+        "schedule.epochs": [key for key, follows in by_epochs.items() if follows],
+        **dict.fromkeys(["seed", "batch.budget", "optim.precision", *shared], sources),
+    }
+
+
+_ABSENT = object()
+
+
+def _value_at(values: Any, dotted: str, absent: Any = None) -> Any:
+    """Return the value of a dotted key in nested values, or what stands for none."""
+    for part in dotted.split("."):
+        values = values.get(part, absent) if isinstance(values, Mapping) else absent
+    return values
+
+
+def _is_changed(command: Mapping[str, Any], recipe: Mapping[str, Any], key: str) -> bool:
+    """Say whether a command gives a key another value than a written-out recipe; of what is not legal it says no."""
+    given = _value_at(command, key)
+    try:
+        return given is not None and as_typed(given, annotation_of(key)) != _value_at(recipe, key)
+    except ValueError:
+        return False  # the schema says why
 
 
 def blocks_of(file: RecipeFile, sets: Sequence[str] | None) -> dict[Any, Any]:
@@ -465,7 +515,7 @@ def layers_of(
         own["data"] = {key: value for key, value in section.items() if key not in left_open}
     return [
         *data.layers,
-        Layer(f"recipes/presets/{axes.preset}.yaml", preset_values(axes.preset)),
+        Layer(preset_origin(axes.preset), preset_values(axes.preset)),
         *site,
         Layer(file.origin, own, switches_ifl=True),
         *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks(data.kind)),

@@ -48,6 +48,12 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
         return f"{dotted}={given} ({origin}) is not legal: {nearest(first['input'], legal)}"
     if first["type"] in ("list_type", "tuple_type"):
         return f"{dotted}={given} ({origin}) is not legal: a list is, such as {dotted}={_example(parts)}"
+    if first["type"] in ("missing", "too_long") and isinstance(first["input"], list | tuple):
+        of_list = parts[:index]  # a missing item has its place
+        return (
+            f"{'.'.join(of_list)}={given} ({origin}) is not legal: as many values as in "
+            f"{'.'.join(of_list)}={_example(of_list)} are"
+        )
     if first["type"] == "model_type":
         section = _section(parts)
         off = ", or null to switch it off" if parts == ["ifl"] else ""

@@ -33,6 +33,7 @@ from recipes.layers import (
     merged,
     overlaid,
     parse_words,
+    preset_origin,
     preset_values,
     recipe_file,
     refuse_changes,
@@ -41,7 +42,7 @@ from recipes.layers import (
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
-from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, idle_in_a_clean_view, method_args
+from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, idle, method_args
 from recipes.schema import BETAS, EPS, Batch, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
@@ -73,9 +74,11 @@ def resolve(
     words = list(words)
     first = first_words(words)
     tree, origins = merge(words, site, site_name, said)
-    recipe = _with_source(_validated(tree, origins), first, site, said)
+    recipe, sources = _with_source(_validated(tree, origins), first, site, said)
     check(recipe)
-    _refuse_crops_of_none(recipe, origins)
+    for key, source in sources.items():
+        _refuse_misfit(recipe, key, source)
+    _refuse_idle(recipe, origins)
     return with_digests(_written_out(recipe), said.files if isinstance(said, Noted) else None)
 
 
@@ -105,7 +108,7 @@ def merge(
     if not file.is_written_out:  # which says every value
         layers, network = with_network(layers, data)
     tree, origins = merged(layers)
-    _follow_optimiser(tree, origins, [layer.origin for layer in layers])
+    _follow_optimiser(tree, origins, [layer.origin for layer in layers], preset_origin(axes.preset))
     if network and not network.normalises:
         _free_groups(tree, origins)
     make_absolute(tree)
@@ -130,13 +133,14 @@ def _count_draws(tree: dict[str, Any], origins: dict[str, str], said: Described,
     origins[key] = f"the counts in {said.origin}"
 
 
-def _follow_optimiser(tree: dict[str, Any], origins: Mapping[str, str], order: Sequence[str]) -> None:
+def _follow_optimiser(tree: dict[str, Any], origins: Mapping[str, str], order: Sequence[str], of_preset: str) -> None:
     """Take out what weaker layers than the one that names the optimiser say for another; a preset's is for SGD.
 
     Args:
         tree: the merged values.
         origins: the origin of each, by its dotted key.
         order: the layers' origins, the weakest first.
+        of_preset: that of the preset's layer.
 
     Raises:
         RecipeError: another optimiser than SGD has no learning rate that was meant for it.
@@ -149,7 +153,7 @@ def _follow_optimiser(tree: dict[str, Any], origins: Mapping[str, str], order: S
 
     def is_for_another(key: str) -> bool:
         origin = origins.get(f"optim.{key}")
-        return origin is None or "/presets/" in origin or order.index(origin) < place
+        return origin in (None, of_preset) or order.index(origin) < place
 
     optim |= {key: None for key, names in OPTIMISERS_OF.items() if name not in names and is_for_another(key)}
     if name != "sgd" and is_for_another("lr"):
@@ -177,16 +181,15 @@ def _free_groups(tree: dict[str, Any], origins: dict[str, str]) -> None:
     batch["bn"], origins[key] = 0, origin
 
 
-def _refuse_crops_of_none(recipe: Recipe, origins: Mapping[str, str]) -> None:
-    """Refuse random crops that the command asks for where none are taken; a data set's own say nothing there.
+def _refuse_idle(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Refuse what the command sets and nothing reads; what files say of it for others says nothing there.
 
     Raises:
-        RecipeError: it does.
+        RecipeError: there is such a key.
     """
-    data = recipe.data
-    for key in ("augment.crop_scale", "augment.hflip"):
-        if data.features == "once" and not data.feature_views and origins.get(key) == COMMAND:
-            raise RecipeError(idle_in_a_clean_view(key))
+    for key, why in idle(recipe).items():
+        if origins.get(key) == COMMAND:
+            raise RecipeError(why)
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
@@ -243,11 +246,15 @@ def without_first(key: str) -> str:
 
 def _with_source(
     recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None, said: Described | None
-) -> Recipe:
+) -> tuple[Recipe, dict[str, Recipe]]:
     """Write `init_from` and `eval_of` as the name of a run.
 
     A recipe's name means its run on the same data, edition, seed and preset, with the words `first` of its own.
+
+    Returns:
+        The recipe, and by the key the recipes of the runs that were named by theirs.
     """
+    sources: dict[str, Recipe] = {}
     values = recipe.model_dump()
     named = [name for name in (recipe.method.init_from, recipe.method.eval_of) if name and "-" not in name]
     if first and not named:
@@ -268,10 +275,33 @@ def _with_source(
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
         try:
-            values["method"][key] = resolve([*source_words(recipe, name), *first], site, said=said).run_name
+            sources[key] = resolve([*source_words(recipe, name), *first], site, said=said)
+            values["method"][key] = sources[key].run_name
         except RecipeError as error:
             raise type(error)(of_the_first(str(error)) if first else str(error)) from None
-    return Recipe.model_validate(values)
+    return Recipe.model_validate(values), sources
+
+
+def _refuse_misfit(recipe: Recipe, key: str, source: Recipe) -> None:
+    """Refuse to build on a run that has no weights, or on those of another kind of network or classifier.
+
+    Raises:
+        RecipeError: `source` is such a run.
+    """
+    named, mine, its = f"method.{key}={source.recipe}", declaration(recipe.method.name), declaration(source.method.name)
+    if source.method.eval_of:
+        raise RecipeError(
+            f"{named} has no weights: it judges those of {source.method.eval_of}, and that run is legal here"
+        )
+    for what, wanted, found in (
+        ("network of the form", mine.FORM, its.FORM),
+        ("classifier of the kind", mine.HEAD, its.HEAD),
+    ):
+        if wanted and found and wanted != found:
+            raise RecipeError(
+                f"{named} does not fit: its method {source.method.name} trains a {what} {found}, and "
+                f"{recipe.method.name} takes over a {what} {wanted}: a recipe of a method with such a one is legal"
+            )
 
 
 def of_the_first(sentence: str) -> str:

@@ -14,7 +14,7 @@ from recipes.backbones.facts import facts_of, library_of, unfit
 from recipes.common import search_path
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, TooManyTasks
-from recipes.declarations import Declaration, declaration, model_forms
+from recipes.declarations import Declaration, declaration, in_words, model_forms, within
 from recipes.schema import Recipe
 from recipes.values import argument
 
@@ -72,22 +72,34 @@ def _groups(recipe: Recipe) -> int:
 # -------------------------------------------------------------------------------------------------------------- epochs
 def kept_epochs(recipe: Recipe) -> str:
     """Require that the checkpoints to keep are of epochs that the run has."""
-    epochs = recipe.schedule.epochs
-    kept = epochs_of(recipe.log.keep or [], epochs)
-    if all(0 <= epoch < epochs for epoch in kept):
+    return _no_epochs("log.keep", recipe.log.keep or [], recipe.schedule.epochs)
+
+
+def _no_epochs(key: str, given: float | Sequence[float], epochs: int) -> str:
+    """Say that a milestone, or one of several, is no epoch of the run; a number from 1 on is an epoch, and whole."""
+    milestones = given if isinstance(given, Sequence) else [given]
+    if all(0 <= milestone < epochs and _is_epoch(milestone) for milestone in milestones):
         return ""
     return (
-        f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {epochs - 1} or fractions of "
-        f"schedule.epochs={epochs} are legal"
+        f"{key}={given} is not legal: whole epochs from 0 to {epochs - 1} or fractions of schedule.epochs={epochs} are"
     )
+
+
+def _is_epoch(milestone: float) -> bool:
+    return milestone < 1 or milestone == int(milestone)
 
 
 _MOST_EPOCHS = 1000
 """Up to this many epochs a legal number is looked for, for a message."""
 
 
-def _misplaced(key: str, milestones: Sequence[float], epochs: int, apart: bool) -> str:
-    """Say that milestones do not rise, or fall on one epoch where they must stay `apart`, or come too late."""
+def _misplaced(key: str, milestones: Sequence[float], epochs: int, apart: bool, whole: bool = True) -> str:
+    """Say that milestones are no epochs, do not rise, fall on one where they must stay `apart`, or come too late.
+
+    Where they need not be `whole`, one may lie between two epochs.
+    """
+    if any(milestone < 0 or (whole and not _is_epoch(milestone)) for milestone in milestones):
+        return _no_epochs(key, milestones, epochs)
     found = epochs_of(milestones, epochs)
     if _is_placed(found, epochs, apart):
         return ""
@@ -123,7 +135,7 @@ def drops(recipe: Recipe) -> str:
     schedule = recipe.schedule
     if schedule.decay != "steps":
         return ""
-    return _misplaced("schedule.drops", schedule.drops, schedule.epochs, apart=False)
+    return _misplaced("schedule.drops", schedule.drops, schedule.epochs, apart=False, whole=schedule.by == "epoch")
 
 
 def warmup(recipe: Recipe) -> str:
@@ -325,6 +337,25 @@ def features_once(recipe: Recipe) -> str:
     return ""
 
 
+def idle(recipe: Recipe) -> dict[str, str]:
+    """Return the keys that nothing reads in a recipe, but that may have values there, each with the sentence."""
+    data, found = recipe.data, {}
+    if data.features == "once" and not data.feature_views:
+        found = {key: idle_in_a_clean_view(key) for key in ("augment.crop_scale", "augment.hflip")}
+    if recipe.trains and recipe.schedule.decay != "steps":
+        found |= {
+            key: f"{key} would change nothing with schedule.decay={recipe.schedule.decay}: it is legal with steps"
+            for key in ("schedule.drops", "schedule.gamma")
+        }
+    if recipe.trains and not recipe.augment.randaug:
+        found["augment.randaug_pixels"] = (
+            "augment.randaug_pixels would change nothing without RandAug: it is legal with augment.randaug=true"
+        )
+    if recipe.trains and recipe.streams == 1 and recipe.batch.bn_by == "env":
+        found["batch.bn_by"] = "batch.bn_by=env would change nothing with one stream: batch.bn_by=mix is legal"
+    return found
+
+
 def idle_in_a_clean_view(key: str) -> str:
     """Say that a key of training images changes nothing in their test crops."""
     return (
@@ -393,6 +424,17 @@ def paired_streams(recipe: Recipe) -> str:
     return (
         f"the method {recipe.method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a "
         "group: batch.bn_by=mix is legal"
+    )
+
+
+def paired_rows(recipe: Recipe) -> str:
+    """Require groups where several ranks share a batch whose rows are pairs: a rank's plain share holds no pairs."""
+    if _declared(recipe).FORM != "branches" or recipe.batch.group or recipe.tasks == 1:
+        return ""
+    return (
+        f"the method {recipe.method.name} pairs rows of its two streams, and with batch.bn=0 and no batch.micro a "
+        f"task's share of the batch holds no whole pairs: with {recipe.tasks} tasks batch.micro is legal, which makes "
+        "groups"
     )
 
 
@@ -494,9 +536,18 @@ def arguments(recipe: Recipe) -> str:
             return (
                 f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}"
             )
-        if key in _declared(recipe).POSITIVE and not argument(value, wanted) > 0:
-            return f"method.args.{key}={value} is not legal: {name} takes more than 0 there, such as {usual[key]}"
+        if not within(argument(value, wanted), limits := _declared(recipe).limits(key)):
+            return (
+                f"method.args.{key}={value} is not legal: {name} takes {in_words(limits)} there, such as {usual[key]}"
+            )
     return ""
+
+
+def argument_epochs(recipe: Recipe) -> str:
+    """Require that the epochs among the method's arguments are those of the run."""
+    given = {key: value for key, value in method_args(recipe).items() if key in _declared(recipe).EPOCHS}
+    faults = (_no_epochs(f"method.args.{key}", value, recipe.schedule.epochs) for key, value in given.items())
+    return next(filter(None, faults), "")
 
 
 def divisible(recipe: Recipe) -> str:
@@ -539,6 +590,7 @@ RULES = (
     Rule(mixup_shares, TooManyTasks),
     Rule(mixup_environments),
     Rule(paired_streams),
+    Rule(paired_rows, TooManyTasks),
     Rule(first_stage),
     Rule(one_source),
     Rule(nothing_trained),
@@ -553,6 +605,7 @@ RULES = (
     Rule(lars_whole),
     Rule(label_smoothing),
     Rule(arguments),
+    Rule(argument_epochs),
     Rule(divisible),
     Rule(network_fits),
 )

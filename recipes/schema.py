@@ -163,6 +163,7 @@ Arguments = Annotated[
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Spread = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
@@ -235,7 +236,9 @@ class Data(Section):
     image_size: int = science(112, "side of the training and test crops, pixels", ge=8, le=1024)
     test_resize: int = science(128, "shorter side before the central test crop, pixels", ge=8, le=1024)
     mean: tuple[Unit, Unit, Unit] = science((0.485, 0.456, 0.406), "channel means, of pixels in 0..1")
-    std: tuple[Unit, Unit, Unit] = science((0.229, 0.224, 0.225), "channel standard deviations, of pixels in 0..1")
+    std: tuple[Spread, Spread, Spread] = science(
+        (0.229, 0.224, 0.225), "channel standard deviations, of pixels in 0..1"
+    )
     shuffle_window: int = science(0, "0 shuffles the whole epoch; k shuffles inside windows of k permuted shards", ge=0)
     features: Literal["none", "once"] = science(
         "none",

@@ -140,12 +140,15 @@ class Gathered(_Rows):
         return sums
 
 
-def gather_is_smaller(batch: int, classes: int, features: int) -> bool:
-    """Say whether B x (D + 1) float32 are fewer bytes than K x (D + 1) int64, on any number of ranks."""
+def gather_is_smaller(batch: int, classes: int) -> bool:
+    """Say whether B rows of float32 are fewer bytes than K rows of int64, on any number of ranks.
+
+    A gathered row is D + 2 numbers long and one of the sums D + 1, which is left out of account.
+    """
     return 4 * batch < 8 * classes
 
 
 def smaller_way(centers: Centers, comm: Comm, batch: int, targets: int = 1) -> AddedUp | Gathered:
     """Choose the way that moves fewer bytes; arguments as for both of them."""
-    way = Gathered if gather_is_smaller(batch * targets, *centers.centers_KD.shape) else AddedUp
+    way = Gathered if gather_is_smaller(batch * targets, len(centers.centers_KD)) else AddedUp
     return way(centers, comm, batch, targets)

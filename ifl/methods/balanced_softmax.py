@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows, Task
 
+HEAD = "linear"
 COUNTS = True
 SMOOTHS = True
 TINY = 1e-12  # a class without samples has a logarithm, too

@@ -18,6 +18,7 @@ ARGS = {
     # epochs by which the move lags behind; the reference counts from 0 where BBN's formula counts from 1
     "lag": {"paper": 1, "corrected": 0},
 }
+LIMITS = {"lag": {"ge": 0}}
 REFUSES = {
     "ifl": "its two branches pair one uniform row with one class_inverse row, and environments instead of the uniform "
     "stream would leave rows without a partner",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows
 
+HEAD = "linear"
 SMOOTHS = True
 
 

@@ -16,6 +16,7 @@ TRAINS = "nothing"
 ARGS = {
     "scale": 100.0,  # of the logits; the largest that CLIP's training allows, and that of its released models
 }
+HEAD = "cosine"
 POSITIVE = ("scale",)
 NEEDS = {"text": "its class vectors are made from text"}
 

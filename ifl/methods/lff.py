@@ -17,13 +17,15 @@ from ifl.method import BaseMethod, Output, Rows, Task
 
 FORM = "twin"
 ARGS = {
-    "q": 0.7,  # of the generalised cross-entropy: 0 is cross-entropy, and the larger, the more easy rows count
+    "q": 0.7,  # of the generalised cross-entropy: the larger, the more easy rows count; near 0 all count alike
     "ema": {
         "paper": 0.0,
         "corrected": 0.7,
     },  # weight of a sample's earlier losses in the moving average; the reference takes the step's losses only
     "by_class": {"paper": False, "corrected": True},  # whether the averages are divided by the class's largest
 }
+POSITIVE = ("q",)
+LIMITS = {"ema": {"ge": 0, "lt": 1}}
 REFUSES = {
     "ifl": "the center term would pull the features of the biased network, too, which shall follow what is easy alone",
     "mixup": "it weighs a sample by its own record of losses, and a mixed row is no sample",
@@ -47,8 +49,6 @@ class TwinHeads(nn.Module):
 class Method(BaseMethod):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        if not 0 <= task.args["ema"] < 1:
-            raise ValueError(f"method.args.ema={task.args['ema']} must be 0 or more and below 1")
         if task.args["ema"] or task.args["by_class"]:
             self.memory = {
                 "losses_N2": torch.zeros(task.samples, 2, dtype=torch.float64),

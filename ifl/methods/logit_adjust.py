@@ -14,6 +14,7 @@ from ifl.method import BaseMethod, Output, Rows, Task
 ARGS = {
     "tau": 1.0,  # how much of the log shares; 0 leaves the logits as they are
 }
+HEAD = "linear"
 REFUSES = {"legacy_count_order": "the reference counts in the right order here"}
 TINY = 1e-12  # a class without samples has a logarithm, too
 

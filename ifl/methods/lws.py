@@ -13,6 +13,7 @@ from torch import nn
 from ifl.method import BaseMethod, Output, Rows
 
 STREAMS = ("class_balanced",)
+HEAD = "linear"
 TRAINS = "head"
 SMOOTHS = True
 ARGS = {

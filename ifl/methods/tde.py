@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ifl.method import BaseMethod, Output, Rows
+from recipes.common.errors import RunError
 
 SMOOTHS = True
 ARGS = {
@@ -22,7 +23,9 @@ ARGS = {
     "momentum": 0.005,  # by which the mean feature moves towards a step's
     "alpha": 2.0,  # how much is taken away at test time; the recipe has each data set's
 }
+HEAD = "normalised parts"
 POSITIVE = ("heads", "tau")
+LIMITS = {"gamma": {"ge": 0}, "momentum": {"ge": 0, "le": 1}}
 
 
 class TDEHead(nn.Module):
@@ -39,8 +42,10 @@ class TDEHead(nn.Module):
         self, dim: int, classes: int, *, heads: int, tau: float, gamma: float, momentum: float, alpha: float
     ) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise ValueError(f"method.args.heads={heads} does not divide the feature's {dim} dimensions")
+        if dim % heads:
+            raise RunError(
+                f"method.args.heads={heads} does not divide the feature's {dim} dimensions: a divisor is legal"
+            )
         self.tau, self.gamma, self.momentum, self.alpha = tau, gamma, momentum, alpha
         self.weight_HKD = nn.Parameter(torch.empty(heads, classes, dim // heads).uniform_(-(dim**-0.5), dim**-0.5))
         self.register_buffer("running_mean", torch.zeros(dim))

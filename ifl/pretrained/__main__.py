@@ -13,7 +13,10 @@ entries, classifier included, under their own names. Prints its sha256.
 word, or match it where it has a `*`.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import sys
 from collections.abc import Sequence
@@ -51,7 +54,8 @@ def fetch(name: str, out: Path, weights: str = DEFAULT) -> str:
         raise RunError(
             f"{name} is no network of a library: {' or '.join(f'{each}:NETWORK' for each in LIBRARIES)} is legal"
         )
-    if sentence := lacking(library_of(name)):
+    sentence = lacking(library_of(name))
+    if sentence:
         raise RunError(sentence)
     if library_of(name) == "timm" and weights != DEFAULT:
         raise RunError(f"weights={weights} is not for timm: a tag of the name says which, as in {name}.TAG")

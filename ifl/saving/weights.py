@@ -48,11 +48,13 @@ def load_run(run: Path, select: Literal["last", "best"]) -> Weights:
     """Read the weights of a finished run, those of its last epoch or of the one best on val.
 
     Raises:
-        CheckpointError: the run is not finished, or its weights are gone.
+        CheckpointError: the run is not finished or trains nothing itself, or its weights are gone.
         DataError: its `done` is damaged.
     """
     if not (run / "done").is_file():
         raise CheckpointError(f"{run} is not finished: this run needs its weights")
+    if eval_of := read_object(run / "done", {}).get("eval_of"):
+        raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {eval_of}")
     named = read_object(run / "done", {"weights": dict})["weights"].get(select)
     if not isinstance(named, list) or [type(part) for part in named] != [str, str]:
         raise CheckpointError(f"{run / 'done'} is damaged (it names no {select} weights); {OF_A_RUN}")

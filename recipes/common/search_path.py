@@ -101,7 +101,11 @@ def fault(kind: str, name: Any, what: str) -> str:
         what: the key that it was typed for.
     """
     legal = files(kind)
-    return "" if name in list(legal) else f"{what}={name} does not exist; {nearest(name, sorted(legal))}"
+    return (
+        ""
+        if name in list(legal)
+        else f"{what}={'null' if name is None else name} does not exist; {nearest(name, sorted(legal))}"
+    )
 
 
 def named(kind: str, name: Any, what: str) -> Path:

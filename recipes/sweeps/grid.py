@@ -74,7 +74,7 @@ def read_grid(text: str) -> Grid:
 
     Raises:
         RecipeError: it has another form, a key is no science key of a recipe, nor `first.` and one that can be set of
-            a first stage, or is there twice, a value is not legal, or there are too many points.
+            a first stage, a key or a value is there twice, a value is not legal, or there are too many points.
     """
     axes: dict[str, list[tuple[str, Any]]] = {}
     for part in re.split(rf"\+(?={KEY}:)", text):
@@ -89,6 +89,9 @@ def read_grid(text: str) -> Grid:
         if key in axes:
             raise RecipeError(f"grid={text}: {key} is there twice; once, with all its values, is legal")
         axes[key] = [(value, _read(text, key, value)) for value in _split(values)]
+        for place, (typed, value) in enumerate(axes[key]):
+            if same := [other for other, before in axes[key][:place] if before == value]:
+                raise RecipeError(f"grid={text}: {same[0]} and {typed} are one value of {key}; each once is legal")
     if (count := math.prod(map(len, axes.values()))) > MOST:
         raise RecipeError(f"grid={text} has {count:,} points; at most {MOST:,} are legal")
     points = [

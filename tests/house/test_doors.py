@@ -28,12 +28,14 @@ DOORS = {
     "sharding/coco_attributes.py": ["-m", "sharding.coco_attributes"],
     "ifl/engine.py": ["-m", "ifl.engine"],
     "ifl/clip/__main__.py": ["-m", "ifl.clip"],
+    "ifl/pretrained/__main__.py": ["-m", "ifl.pretrained"],
 }
 """The file of each command, and how Python is told to start it."""
 BEFORE = {
     *DOORS,
     *(f"{Path(door).parts[0]}/__init__.py" for door in DOORS),
     "ifl/clip/__init__.py",
+    "ifl/pretrained/__init__.py",
     "recipes/__init__.py",
     "recipes/common/__init__.py",
     "recipes/common/venv.py",

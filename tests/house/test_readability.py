@@ -48,6 +48,7 @@ OLD_PYTHON = {
     "sharding/coco_attributes.py",
     "ifl/engine.py",
     "ifl/clip/__main__.py",
+    "ifl/pretrained/__main__.py",
 }
 """They must be read by Python 3.6, which has no such import, to go on in .venv or to say that a newer one is needed."""
 FENCE = re.compile(r"^\s*(```|~~~)")

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
 
+from ifl import setup
 from ifl.backbones.open_clip import open_clip_backbone
 from ifl.clip import __main__ as command
 from ifl.clip.class_vectors import ClassVectors, read_vectors, write_vectors
@@ -98,6 +100,22 @@ def test_zero_shot_is_open_clips_own(clip: tuple[Path, nn.Module, Path], mini_ro
         meta["text"]["templates"] == ["a photo of a {}.", "the digit {}"] and len(meta["text"]["weights_sha256"]) == 64
     )
     assert not mini.lines(run, "train") and len(mini.lines(run, "eval")) == 4
+
+
+def test_zero_shot_reads_the_weights_that_it_was_resolved_with(tmp_path: Path) -> None:
+    """A file that was exchanged since is refused before it is read; a judgement of another run reads none."""
+    weights, text = tmp_path / "weights", tmp_path / "text"
+    for file in (weights, text):
+        file.write_text("as resolved")
+    words = ["data=digits_glt", f"model.weights={weights}"]
+    recipe = resolve(["recipe=glt_clip_zeroshot", *words, f"method.text={text}"])
+    judged = resolve(["recipe=glt_logit_adjust", *words])
+    weights.write_text("another")
+    ranks = SimpleNamespace(comm=SimpleNamespace(rank=0, size=1), device=torch.device("cpu"))
+    with pytest.raises(RunError, match=r"has the sha256 .*put that file back"):
+        setup.build_model(recipe, tmp_path, ranks, None, True, setup.USUAL_PARTS, trains=False)
+    with pytest.raises(AttributeError, match="counts"):  # it gets on, to the data that there are none of here
+        setup.build_model(judged, tmp_path, ranks, None, True, setup.USUAL_PARTS, trains=False)
 
 
 def pixels_of(data: bytes) -> np.ndarray:

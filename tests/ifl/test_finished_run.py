@@ -179,7 +179,9 @@ def test_an_exported_file_predicts_as_the_run_did(
     file = tmp_path / "weights.safetensors"
     finished_run.export(run.run_folder, "last", file)
     capsys.readouterr()
+    drawn = torch.get_rng_state()
     model = exported.load(file)
+    assert torch.equal(torch.get_rng_state(), drawn)  # a program's own random numbers go on
     split, stored = open_dataset(mini_root, "digits_glt").split(run.train, "test_gbl"), predictions(run, "last")
     for sample, label, confidence in zip(
         range(len(split)), stored["test_gbl/prediction"], stored["test_gbl/confidence"], strict=True

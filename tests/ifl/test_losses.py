@@ -14,7 +14,7 @@ from ifl.methods.irm import by_environment, scale_gradients
 from ifl.network.bn_statistics import RunningStatistics
 from ifl.network.network import Network, build_network
 from ifl.saving.weights import start_from
-from recipes.common.errors import RecipeError
+from recipes.common.errors import RecipeError, RunError
 from recipes.declarations import declaration
 from recipes.resolve import load_resolved, resolve
 from tests.helpers.paths import GOLDEN
@@ -85,6 +85,30 @@ def test_focal_is_cross_entropy_times_a_power_of_doubt() -> None:
         check(
             method("focal", gamma=gamma).losses(output(z_BK), rows(y_B)), (1 - p_B) ** gamma * cross_entropy(z_BK, y_B)
         )
+
+
+@pytest.mark.parametrize("preset", ["paper", "corrected"])
+def test_focal_of_a_sure_row_is_finite(preset: str) -> None:
+    """A power below 1 has no finite slope at 0, and a row without doubt has loss and gradient 0, not NaN."""
+    z_BK = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    out = Output(torch.zeros(1, D), z_BK)
+    loss = method("focal", preset, gamma=0.5).losses(out, rows(np.array([0]))).sum()
+    loss.backward()
+    assert loss == 0 and torch.equal(z_BK.grad, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("name, key", [("ldam", "reweight_from"), ("ride", "reweight_after"), ("irm", "grows_every")])
+def test_epochs_of_a_method_are_fractions_or_whole(name: str, key: str) -> None:
+    """80 of 100 epochs acts as .8 does, at every epoch."""
+    z_BK, y_B = torch.randn(B, K), np.arange(B) % K
+    parts = (torch.randn(B, 3, K),) if name == "ride" else ()
+    streams_B, out = np.arange(B) % 2, Output(torch.zeros(B, D), z_BK, parts)
+    whole, fraction = (method(name, **{key: value}) for value in (80.0, 0.8))
+    losses = [
+        [made.losses(out, rows(y_B, epoch, streams_B=streams_B)) for epoch in (79, 80, 81)]
+        for made in (whole, fraction)
+    ]
+    assert all(map(torch.equal, *losses)) and not torch.equal(losses[0][0], losses[0][2])
 
 
 def test_focal_factor_carries_a_gradient_under_corrected_alone() -> None:
@@ -277,7 +301,7 @@ def test_tde_mean_feature_is_a_running_mean_of_steps_whatever_their_groups() -> 
 
 
 def test_tde_refuses_heads_that_do_not_divide_the_feature() -> None:
-    with pytest.raises(ValueError, match=r"method.args.heads=4 does not divide the feature's 6 dimensions"):
+    with pytest.raises(RunError, match=r"method.args.heads=4 does not divide the feature's 6 dimensions"):
         method("tde", heads=4).head()
 
 
@@ -374,11 +398,6 @@ def test_lff_record_does_not_depend_on_the_order_of_a_batch() -> None:
     one.remember(ids, torch.zeros(6, dtype=torch.int64), notes_GC)
     other.remember(ids[order], torch.zeros(6, dtype=torch.int64), notes_GC[order])
     assert all(torch.equal(one.memory[key], other.memory[key]) for key in one.memory)
-
-
-def test_lff_refuses_an_average_that_never_moves() -> None:
-    with pytest.raises(ValueError, match=r"method.args.ema=1.0 must be 0 or more and below 1"):
-        method("lff", ema=1.0)
 
 
 # ----------------------------------------------------------------------------------------------------------------- IRM

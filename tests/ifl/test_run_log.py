@@ -61,6 +61,13 @@ def test_a_damaged_done_is_one_sentence(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{tmp_path / 'done'} ") and said in str(caught.value)
 
 
+def test_a_run_that_judges_another_lends_no_weights(tmp_path: Path) -> None:
+    """Its `done` is whole, and the sentence names the run whose weights it judged."""
+    (tmp_path / "done").write_text('{"epochs": 0, "eval_of": "glt_baseline-x"}')
+    with pytest.raises(CheckpointError, match=f"^{tmp_path.name} has no weights of its own: it judges those of glt_b"):
+        load_run(tmp_path, "last")
+
+
 def test_a_damaged_claim_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A FENCE that cannot be read does not keep a start away; one that goes bad later ends it with a sentence."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")

@@ -141,7 +141,7 @@ def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[
 
 @pytest.mark.parametrize(
     "words",
-    [("method.name=lws", "method.init_from=glt_ldam"), ("method.name=logit_adjust", "method.eval_of=glt_ldam")],
+    [("method.name=lws", "method.init_from=glt_ifl"), ("method.name=logit_adjust", "method.eval_of=glt_ifl")],
     ids=["lws", "logit_adjust"],
 )
 def test_a_cosine_classifier_is_no_linear_one(words: tuple[str, ...]) -> None:
@@ -151,6 +151,45 @@ def test_a_cosine_classifier_is_no_linear_one(words: tuple[str, ...]) -> None:
     network, method = build_network(resolve(["data=digits_glt", *words]), counts)
     with pytest.raises(CheckpointError, match=r"network is another: head.vectors_KD does not fit"):
         start_from(network, method, ldam.state_dict())
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (
+            ("recipe=glt_crt", "method.init_from=glt_ride"),
+            "method.init_from=glt_ride does not fit: its method ride trains a network of the form experts, and crt",
+        ),
+        (("recipe=glt_logit_adjust", "method.eval_of=glt_ride"), "takes over a network of the form plain"),
+        (("recipe=glt_lws", "method.init_from=glt_ldam"), "trains a classifier of the kind cosine, and lws takes over"),
+        (("recipe=glt_logit_adjust", "method.eval_of=glt_tde"), "takes over a classifier of the kind linear"),
+        (
+            ("recipe=glt_crt", "method.init_from=glt_logit_adjust"),
+            "method.init_from=glt_logit_adjust has no weights: it judges those of glt_baseline-digits_glt-glt-s0-",
+        ),
+        (("recipe=glt_logit_adjust", "method.eval_of=glt_logit_adjust_ifl"), "has no weights: it judges those of"),
+    ],
+)
+def test_a_pair_that_cannot_fit_is_refused_before_its_first_stage(words: tuple[str, ...], sentence: str) -> None:
+    """Its form and the kind of its classifier are declared; cRT, which makes a classifier, takes any."""
+    with pytest.raises(RecipeError, match=r"^[^\n]+$") as refused:
+        resolve(["data=digits_glt", *words])
+    assert sentence in str(refused.value)
+    assert resolve(["recipe=glt_crt", "data=digits_glt", "method.init_from=glt_ldam"]).method.init_from
+
+
+@pytest.mark.parametrize("name", [name for name in shipped.METHODS if declaration(name).HEAD])
+def test_methods_with_one_kind_of_classifier_have_the_same_weights(name: str) -> None:
+    """What `HEAD` says holds: the weights of a linear or cosine classifier have one name and shape in all methods."""
+    task = Task(np.array([50, 20, 9, 4]), 6, 10, declaration(name).args("paper"))
+    head = load_method(name, task).head().state_dict()
+    usual = {
+        "linear": ("weight", (4, 6)),
+        "cosine": ("vectors_KD", (4, 6)),
+        "normalised parts": ("weight_HKD", (2, 4, 3)),
+    }
+    key, shape = usual[declaration(name).HEAD]
+    assert head[key].shape == shape
 
 
 def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recipe], tmp_path: Path) -> None:
@@ -373,6 +412,15 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
             "POSITIVE=('b',) is not legal; legal: a",
         ),
         ("REFUSES = ('ifl',)", "REFUSES=('ifl',) is not legal: a mapping of words to their reasons is"),
+        ("REFUSES = {'mixxup': 'why'}", "REFUSES=('mixxup',) is not legal; legal: ifl, mixup, legacy_count_order"),
+        ("NEEDS = {'groups': 'why'}", "NEEDS=('groups',) is not legal; legal: environments, whole_groups, text"),
+        ("NEEDS = {'text': 1}", "NEEDS={'text': 1} is not legal: a mapping of words to their reasons is"),
+        ("HEAD = 5", "HEAD=5 is not legal: a word is"),
+        ("LIMITS = ('a',)", "LIMITS=('a',) is not legal: a mapping of arguments to their limits is"),
+        ("ARGS = {'a': 1}\nLIMITS = {'a': {'min': 0}}", "'a': {'min': 0} in LIMITS is not legal: ge, gt, le, lt with"),
+        ("ARGS = {'a': 1}\nLIMITS = {'a': {'ge': '0'}}", "'a': {'ge': '0'} in LIMITS is not legal"),
+        ("ARGS = {'a': 1, 'b': 3}\nLIMITS = {'a': {'ge': 2}}", "LIMITS=('a',) is not legal; legal: b"),
+        ("ARGS = {'a': 0.8, 'b': 'x'}\nEPOCHS = ('b',)", "EPOCHS=('b',) is not legal; legal: a"),
     ],
 )
 def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:

@@ -278,6 +278,13 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
         (["recipe=no/such.yaml"], "no/such.yaml does not exist"),
         (["recipe="], "recipe= has no value"),
         (["on.digits_glt.seed=3"], "unknown key on"),
+        (["recipe=null"], "recipe=null does not exist"),
+        (
+            ["data.mean=[.5,.5]"],
+            "data.mean=[0.5,0.5] (the command line) is not legal: as many values as in data.mean=[",
+        ),
+        (["data.std=[1,1,1,1]"], "data.std=[1,1,1,1] (the command line) is not legal: as many values as in data.std=["),
+        (["data.std=[0,0,0]"], "data.std.0=0 (the command line): input should be greater than 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -925,9 +932,11 @@ def test_slips_are_named(words: list[str], sentence: str) -> None:
         resolve(words)
 
 
-@pytest.mark.parametrize("word", ["data=imagenet_glt", "preset=corrected"])
-def test_a_written_out_recipe_keeps_its_data_and_preset(tmp_path: Path, word: str) -> None:
-    """The recipe of a run holds every value, so another data set or preset is refused instead of being mixed in."""
+@pytest.mark.parametrize("word", ["data=imagenet_glt", "train=cbl", "preset=corrected"])
+def test_a_written_out_recipe_keeps_its_data_edition_and_preset(tmp_path: Path, word: str) -> None:
+    """The recipe of a run holds every value, so another data set, edition or preset is refused instead of being mixed
+    in.
+    """
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
     with pytest.raises(RecipeError, match="cannot change"):
@@ -935,21 +944,61 @@ def test_a_written_out_recipe_keeps_its_data_and_preset(tmp_path: Path, word: st
 
 
 @pytest.mark.parametrize(
-    "words, sentence", [(["schedule.epochs=48"], "ifl.milestones"), (["ifl=null"], "batch.replacement")]
+    "name, words, key, both",
+    [
+        ("glt_ifl", ["schedule.epochs=48"], "ifl.milestones", ["ifl.milestones=[0.6,0.8]"]),
+        ("glt_ifl", ["ifl=null"], "batch.replacement", ["batch.replacement=null"]),
+        ("glt_ldam", ["schedule.epochs=200"], "schedule.drops", ["schedule.drops=[0.8,0.9]"]),
+        ("glt_crt", ["seed=1"], "method.init_from", ["method.init_from=glt_baseline"]),
+        ("glt_crt", ["data.image_size=28"], "method.init_from", ["method.init_from=glt_baseline"]),
+        ("glt_logit_adjust", ["seed=1"], "method.eval_of", ["method.eval_of=glt_baseline"]),
+        ("glt_logit_adjust_ifl", ["batch.budget=matched"], "method.eval_of", ["method.eval_of=glt_ifl"]),
+    ],
 )
-def test_a_written_out_recipe_is_not_changed_by_halves(tmp_path: Path, words: list[str], sentence: str) -> None:
-    """Values that follow from others stand written out in a run's recipe, so changing one alone is refused and both are
-    taken.
+def test_a_written_out_recipe_is_not_changed_by_halves(
+    tmp_path: Path, name: str, words: list[str], key: str, both: list[str]
+) -> None:
+    """Values that follow from others stand written out in a run's recipe, so changing one alone is refused, and both
+    are taken.
     """
     path = tmp_path / "recipe.yaml"
-    path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
-    with pytest.raises(RecipeError, match=sentence):
+    path.write_text(dump(resolve([f"recipe={name}", "data=digits_glt"])))
+    with pytest.raises(RecipeError, match=r"written out: give both, or start from recipe=NAME") as refused:
         resolve([f"recipe={path}", *words])
-    both = {"schedule.epochs=48": "ifl.milestones=[0.6,0.8]", "ifl=null": "batch.replacement=null"}[words[0]]
+    assert key in str(refused.value)
     assert (
-        resolve([f"recipe={path}", *words, both]).run_name
-        == resolve(["recipe=glt_ifl", "data=digits_glt", *words]).run_name
+        resolve([f"recipe={path}", *words, *both]).run_name
+        == resolve([f"recipe={name}", "data=digits_glt", *words]).run_name
     )
+
+
+def test_a_written_out_recipe_keeps_epochs_that_are_kept(tmp_path: Path) -> None:
+    """`log.keep` stands as whole epochs, too; and where the drops mean nothing any more, epochs change alone."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(resolve(["recipe=glt_ldam", "data=digits_glt", "log.keep=[0.5]"])))
+    words = [f"recipe={path}", "schedule.epochs=200", "schedule.decay=cosine"]
+    with pytest.raises(RecipeError, match=r"schedule\.epochs alone cannot change .* whose log\.keep is written out"):
+        resolve(words)
+    assert resolve([*words, "log.keep=[0.5]"]).kept_epochs == [100]
+    assert resolve([*words, "log.keep=null"]).kept_epochs == []
+
+
+def test_a_written_out_recipe_takes_what_changes_nothing(tmp_path: Path) -> None:
+    """A value that it has already is no change; and a first stage that was named with another seed stays."""
+    path = tmp_path / "recipe.yaml"
+    other = resolve(["recipe=glt_baseline", "data=digits_glt", "seed=7"]).run_name
+    path.write_text(dump(resolve(["recipe=glt_crt", "data=digits_glt"])))
+    assert resolve([f"recipe={path}", "seed=00", "data.image_size=32"]) == resolve([f"recipe={path}"])
+    path.write_text(dump(resolve(["recipe=glt_crt", "data=digits_glt", f"method.init_from={other}"])))
+    assert resolve([f"recipe={path}", "seed=1"]).method.init_from == other
+
+
+def test_a_recipe_in_a_folder_called_presets_is_no_preset(tmp_path: Path) -> None:
+    """What it says beside its optimiser's name is meant for that optimiser."""
+    (tmp_path / "presets").mkdir()
+    path = tmp_path / "presets" / "mine.yaml"
+    path.write_text("optim: {name: adamw, lr: 0.001}\n")
+    assert resolve([f"recipe={path}"]).optim.lr == 0.001
 
 
 def test_departures_name_science_alone() -> None:

@@ -28,6 +28,7 @@ BROKEN = {
     "mixup_shares": ("augment.mixup=1 nodes=6", "which 6 tasks cannot share whole: 1, 2, 4, 8, 16 tasks are legal"),
     "mixup_environments": ("recipe=glt_mixup_ifl batch.bn_by=env", "leaves one environment to a group"),
     "paired_streams": ("recipe=glt_bbn batch.bn_by=env", "leaves one stream to a group"),
+    "paired_rows": ("recipe=glt_bbn batch.bn=0 nodes=2", "with 2 tasks batch.micro is legal, which makes groups"),
     "first_stage": ("recipe=glt_crt method.init_from=null", "must name the recipe of its first stage"),
     "one_source": ("method.init_from=glt_ifl method.eval_of=glt_focal", "exclude each other"),
     "nothing_trained": ("method.eval_of=glt_focal augment.mixup=1", "name glt_mixup in method.eval_of instead"),
@@ -55,6 +56,10 @@ BROKEN = {
         "optim.label_smoothing=0.1 needs a softmax cross-entropy, and the method focal declares none",
     ),
     "arguments": ("method.args.scale=1", "unknown key method.args.scale: the method ce has no arguments"),
+    "argument_epochs": (
+        "recipe=glt_ldam method.args.reweight_from=120",
+        "method.args.reweight_from=120.0 is not legal: whole epochs from 0 to 99 or fractions of schedule.epochs=100",
+    ),
     "network_fits": ("batch.bn=0", "is for a network without batch normalisation, and resnext50_32x4d has it"),
     "divisible": ("recipe=glt_ifl ifl.environments=3", "batch.bn=128 is no multiple of the 3 environments"),
 }
@@ -116,6 +121,13 @@ def test_mixup_needs_two_rows_in_a_group(words: str) -> None:
         resolve(["augment.mixup=1", *words.split()])
 
 
+def test_branches_without_groups_stay_on_one_task() -> None:
+    """A batch without groups is cut into plain shares, of which only the whole holds pairs; micro batches hold them."""
+    words = ["recipe=glt_bbn", "data=digits_glt", "batch.bn=0"]
+    assert resolve(words).tasks == 1
+    assert resolve([*words, "nodes=2", "batch.micro=64"]).tasks == 2
+
+
 @pytest.mark.parametrize(
     "word", ["augment.randaug=true", "augment.crop_scale=[0.5,1]", "augment.hflip=false", "data.cache_short_side=40"]
 )
@@ -127,6 +139,64 @@ def test_a_clean_view_takes_no_crops(word: str) -> None:
     with pytest.raises(RecipeError, match=r"would change nothing with data\.features=once and its one clean view"):
         resolve([*words, word])
     assert resolve([*words, word, "data.feature_views=2"]).data.feature_views == 2
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("recipe=glt_ifl ifl.milestones=[60.5,80.9]", "ifl.milestones=[60.5, 80.9] is not legal: whole epochs from 0"),
+        ("recipe=glt_ldam schedule.drops=[60.5]", "schedule.drops=[60.5] is not legal: whole epochs from 0 to 99 or"),
+        ("recipe=glt_ldam schedule.drops=[-5]", "schedule.drops=[-5] is not legal: whole epochs from 0 to 99 or"),
+        ("log.keep=[3.5]", "log.keep=[3.5] is not legal: whole epochs from 0 to 99 or"),
+        ("recipe=glt_irm method.args.grows_every=30.5", "method.args.grows_every=30.5 is not legal: whole epochs"),
+        ("recipe=glt_ride method.args.reweight_after=-0.1", "method.args.reweight_after=-0.1 is not legal"),
+    ],
+)
+def test_an_epoch_is_a_whole_one_of_the_run(words: str, said: str) -> None:
+    """A number from 1 on is an epoch; between two epochs drops by step alone may lie."""
+    with pytest.raises(RecipeError) as refused:
+        resolve([*words.split(), "model.name=small_resnet"])
+    assert said in str(refused.value)
+    words_by_step = ["recipe=glt_ldam", "schedule.by=step", "schedule.drops=[60.5,80.0]"]
+    assert resolve(words_by_step).schedule.drops == [60.5, 80.0]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("recipe=glt_ldam method.args.beta=1", "ldam takes 0 or more and less than 1 there, such as 0.9999"),
+        ("recipe=glt_ldam method.args.beta=2", "method.args.beta=2 is not legal"),
+        ("recipe=glt_ldam method.args.margin=-3", "ldam takes 0 or more there, such as 0.5"),
+        ("recipe=glt_focal method.args.gamma=-1", "focal takes 0 or more there, such as 2.0"),
+        ("recipe=glt_lff method.args.ema=1.5", "lff takes 0 or more and less than 1 there, such as 0.0"),
+        ("recipe=glt_tde method.args.momentum=1.5", "tde takes 0 or more and at most 1 there, such as 0.005"),
+        ("recipe=glt_ride method.args.temperature=1", "method.args.temperature=1 is not legal"),
+    ],
+)
+def test_arguments_keep_the_limits_of_their_method(words: str, said: str) -> None:
+    """What would give NaN, or end a rank, is refused before a job is submitted."""
+    with pytest.raises(RecipeError) as refused:
+        resolve([*words.split(), "model.name=small_resnet"])
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "words, legal",
+    [
+        ("schedule.drops=[0.5]", "schedule.decay=steps"),
+        ("schedule.gamma=0.5", "schedule.decay=steps"),
+        ("augment.randaug_pixels=package", "augment.randaug=true"),
+        ("batch.bn_by=env", "ifl.environments=2"),
+    ],
+)
+def test_what_nothing_reads_is_refused_where_the_command_sets_it(words: str, legal: str) -> None:
+    """It would make another run of the same numbers; where something reads it, or a file says it for others, it is
+    legal.
+    """
+    with pytest.raises(RecipeError, match="would change nothing with"):
+        resolve([words])
+    assert resolve([words, legal])
+    assert resolve(["recipe=glt_ldam", "schedule.decay=cosine"]).schedule.gamma == 0.01
 
 
 def test_sizes_of_other_methods_are_positive_too() -> None:
