@@ -208,6 +208,9 @@ def parse(words: Sequence[str]) -> Look | About:
     """
     options = key_values(words, EXAMPLES, _fault, legal=TWICE)
     acts: dict[str, Callable[[Path], str]] = {"why": why, "cancel": cancel}
+    asked = [key for key in (*acts, "watch", "html") if key in options]
+    if len(asked) > 1 and asked[0] in acts:
+        raise StatusError(f"{asked[0]}= and {asked[1]}= do not go together: give one of them")
     for key, act in acts.items():
         if key in options and _is_run(Path(options[key])):
             return About(Path(options[key]), act)

@@ -319,6 +319,8 @@ def test_a_damaged_run_does_not_hide_the_others(
         (["runs={}/none"], "runs={}/none is no folder"),
         (["watch"], "watch= needs a value"),
         (["why="], "why= needs a value"),
+        (["why=a", "cancel=b"], "why= and cancel= do not go together"),
+        (["cancel=b", "watch=5"], "cancel= and watch= do not go together"),
         (["wacth=5"], "did you mean watch?"),
     ],
 )
