@@ -18,7 +18,7 @@ from recipes.common.errors import DataError
 from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
 from slurm import environment
-from slurm.monitoring.events import REMARKS, since_submitted
+from slurm.monitoring.events import REMARKS, last_launch, since_launch
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
@@ -145,12 +145,12 @@ def _linked(folder: str) -> frozenset[str]:
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
     """Return the id of the run's job among `jobs`.
 
-    It is the one noted last, or one that waits or runs although nothing was noted (a full disk, Ctrl-C after sbatch).
-    SLURM uses ids again, so the file that sbatch was given decides too, under whatever name a site's plugin lets the
-    job run; or else the name, where a site's wrapper handed over another file. An array's file leads to the run by what
-    was written of its elements.
+    It is the one noted last, unless a launcher has started the run since, or one that waits or runs although nothing
+    was noted (a full disk, Ctrl-C after sbatch). SLURM uses ids again, so the file that sbatch was given decides too,
+    under whatever name a site's plugin lets the job run; or else the name, where a site's wrapper handed over another
+    file. An array's file leads to the run by what was written of its elements.
     """
-    noted: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
+    noted = last_launch(events)
     last, name = noted.get("job"), noted.get("array", folder.name)
     log = os.path.realpath(folder / "log")
     own = [
@@ -175,11 +175,6 @@ def main_id(job: str) -> str:
 def number_of(job: str) -> int:
     """Return the number in a job's id: the higher, the newer."""
     return int(main_id(job))
-
-
-def _has_been_submitted(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Say whether SLURM was ever handed a job of this run, whose id it may not have told."""
-    return any(event["event"] == "submitted" for event in events)
 
 
 def metric_lines(folder: Path) -> list[dict[str, Any]]:
@@ -258,8 +253,7 @@ def cluster_name() -> str:
 
 def elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
     """Return the cluster that the run's last job was submitted on, where another one is asked here; "" else."""
-    last: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
-    cluster = str(last.get("cluster", ""))
+    cluster = str(last_launch(events).get("cluster", ""))
     return cluster if cluster and not is_over(events) and cluster_name() not in ("", cluster) else ""
 
 
@@ -279,7 +273,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     if elsewhere(events):
         jobs = None
     said = _said_last(events)
-    if jobs is None and _has_been_submitted(events):
+    if jobs is None and last_launch(events).get("event") == "submitted":  # whose id may not have been told
         return said if is_over(events) else "unknown"
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
@@ -325,8 +319,8 @@ def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _said_last(events: Sequence[dict[str, Any]]) -> str:
-    """Return the state that a run's events speak of; `cancelled` stays, whatever ranks say on their way out."""
-    if any(event.get("verdict") == "cancelled" for event in since_submitted(events)):
+    """Return the state that a run's events speak of; `cancelled` stays, whatever the job says on its way out."""
+    if any(event.get("verdict") == "cancelled" for event in since_launch(events)):
         return "cancelled"
     return _said(events[-1]) if events else "new"
 
