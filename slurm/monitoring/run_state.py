@@ -19,6 +19,7 @@ from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object,
 from recipes.common.locks import is_held
 from slurm import environment
 from slurm.monitoring.events import REMARKS, last_launch, since_launch
+from slurm.monitoring.several import alike
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
@@ -221,22 +222,20 @@ def missing_weights(folder: Path, select: str = "last") -> str:
         return ""
     best = "; select=best still works" if select == "last" and list((folder / "ckpt").glob("best-*.pt")) else ""
     return (
-        f"its weights ckpt/{file} are gone, which eval=, export= and runs that start from it need: put a copy of the "
-        f"file back, or train the run again (its command with again=yes, which keeps this one beside){best}"
+        f"the weights ckpt/{file} are gone, which eval=, export= and runs that start from them need: put a copy of the "
+        f"file back, or train again (by the command with again=yes, which keeps what is there beside it){best}"
     )
 
 
 def nothing_to_do(settled: Mapping[Path, str]) -> Iterator[str]:
-    """Say line by line that nothing is to be done for runs of these states, and of finished ones without weights so.
+    """Say line by line that nothing is to be done for runs of these states, and what finished ones lack."""
 
-    Only the first such line says what to do about it, so that it is not lost among those of a large table.
-    """
-    told = False
-    for folder, state in settled.items():
-        gone = missing_weights(folder) if state == "finished" else ""
-        more = "; its weights are gone, too" if told else f"; {gone}"
-        yield f"{folder} is {state}: nothing to do" + (more if gone else "")
-        told = told or bool(gone)
+    def what(folder: Path, state: str) -> str:
+        lacking = missing_weights(folder) if state == "finished" else ""
+        return f"{state}: nothing to do{lacking and '; '}{lacking}"
+
+    for who, verb, said in alike((str(folder), what(folder, state)) for folder, state in settled.items()):
+        yield f"{who} {verb} {said}"
 
 
 @functools.cache
