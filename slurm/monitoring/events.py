@@ -115,5 +115,5 @@ def since_launch(events: "Sequence[dict[str, Any]]") -> "Sequence[dict[str, Any]
 
 
 def _is_launch(event: "Mapping[str, Any]") -> bool:
-    by_launcher = event["event"] == "start" and event["incarnation"].startswith(LAUNCHER)
-    return by_launcher or event["event"] == "submitted"
+    by_launcher = str(event["incarnation"]).startswith(LAUNCHER)
+    return bool(event["event"] == "submitted" or (event["event"] == "start" and by_launcher))

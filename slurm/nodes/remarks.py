@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from slurm.monitoring.events import since_launch
@@ -11,7 +11,7 @@ from slurm.monitoring.run_state import elsewhere
 from slurm.nodes.exclusion import FORGET_S, bad_nodes, reason_of
 
 
-def remarks(name: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks(name: str, events: Sequence[dict[str, Any]]) -> list[str]:
     """Say it in a sentence each, about the run as its events tell it; nothing of a run that is finished."""
     told = since_launch(events)
     if any(event["event"] == "finished" for event in told):
