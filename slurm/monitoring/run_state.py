@@ -146,12 +146,12 @@ def _linked(folder: str) -> frozenset[str]:
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
     """Return the id of the run's job among `jobs`.
 
-    It is the one noted last, unless a launcher has started the run since, or one that waits or runs although nothing
-    was noted (a full disk, Ctrl-C after sbatch). SLURM uses ids again, so the file that sbatch was given decides too,
-    under whatever name a site's plugin lets the job run; or else the name, where a site's wrapper handed over another
-    file. An array's file leads to the run by what was written of its elements.
+    It is the one noted last, or one that waits or runs although nothing was noted (a full disk, Ctrl-C after sbatch).
+    SLURM uses ids again, so the file that sbatch was given decides too, under whatever name a site's plugin lets the
+    job run; or else the name, where a site's wrapper handed over another file. An array's file leads to the run by what
+    was written of its elements.
     """
-    noted = last_launch(events)
+    noted: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
     last, name = noted.get("job"), noted.get("array", folder.name)
     log = os.path.realpath(folder / "log")
     own = [
@@ -276,7 +276,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return said if is_over(events) else "unknown"
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
-    if known is None:
+    if known is None or (known.state in ENDED and last_launch(events).get("event") == "start"):
         return _without_a_job(events, said)
     if known.state == "DependencyNeverSatisfied":
         return "blocked"
