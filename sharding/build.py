@@ -15,7 +15,9 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from recipes.common.cli import asks_help
@@ -24,7 +26,7 @@ from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire, release
 from recipes.common.output import ends_told, go_on_unread
 from sharding.building.packing import WORK
-from sharding.building.request import HELP, SAMPLES, Request, builders, declared, parse
+from sharding.building.request import HELP, SAMPLES, Request, Unbuilt, builders, declared, parse
 from sharding.checks.statistics import spread
 from sharding.format.croissant import state_licence
 from sharding.format.dataset import DATASET_FILE, Dataset
@@ -52,11 +54,31 @@ def _build(name: str, request: Request, samples: Iterable[Labelled | tuple[Any, 
     with _alone(name, request):
         if samples is not None:
             keep_samples(samples, request.out / name / KEPT)
-        importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
+        _builder(request).build(request)
         if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
             _draw(open_dataset(request.out, name), request.preview)
         if request.license is not None and (request.out / name / DATASET_FILE).exists():
             state_licence(request.out / name, request.license)
+
+
+def is_there(arguments: Sequence[str]) -> bool:
+    """Say whether the whole build that `arguments` ask for has nothing to do, and print so; nothing is built.
+
+    Raises:
+        DataError: the words or the source are wrong.
+        OSError: a folder or file cannot be made or written.
+    """
+    name, request = parse(arguments)
+    if not (request.out / name / DATASET_FILE).exists() or request.preview or request.license:
+        return False
+    with _alone(name, request), contextlib.suppress(Unbuilt):
+        _builder(request).build(replace(request, only_asks=True))
+        return True
+    return False
+
+
+def _builder(request: Request) -> ModuleType:
+    return importlib.import_module(f"sharding.datasets.{request.builder}.build")
 
 
 def _draw(dataset: Dataset, path: Path) -> None:

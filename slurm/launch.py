@@ -32,7 +32,8 @@
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
 Of a key given twice the last one counts. A second stage (cRT, LWS) brings its first, which takes over its model, data
 and precision; first.KEY=VALUE sets the first's schedule, optim, augment, batch or ifl: first.schedule.epochs=3.
-The same command again goes on where the run stopped, and does nothing if it is finished.
+The same command again goes on where the run stopped, and does nothing if it is finished. After again=yes that is the
+command without this word: with it, what was made since is set aside, too.
 Recipes, data values, tables, methods and models of yours may lie in folders that GLT_PATH names: docs/your-folder.md.
 What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
 Any other option of sbatch is slurm.options.NAME=VALUE: slurm.options.reservation=ml slurm.options.exclusive=true.
@@ -106,6 +107,7 @@ class Training:
         """What the user should know of the whole and of single runs, each remark once."""
         from recipes.folders import place_aside
         from slurm.monitoring.commits import other_commits
+        from slurm.monitoring.several import alike
         from slurm.planning import archived_runs
         from slurm.run_folder import other_code
 
@@ -115,12 +117,15 @@ class Training:
             *archived_runs.remarks(self.runs),
             *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark),
         ]
-        for run in self.runs:
-            if not run.again:
-                said.append(other_code(run.recipe, run.folder))
-            elif run.folder.exists():
-                said.append(f"{run.folder.name} is made anew, and what is there becomes {place_aside(run.folder).name}")
-        said.append(other_commits(run.folder for run in self.runs if not run.again))
+        kept = [run for run in self.runs if not run.again]
+        other = ((run.folder.name, other_code(run.recipe, run.folder)) for run in kept)
+        said += [f"{who} {what}" for who, _, what in alike(other)]
+        again = [run.folder for run in self.runs if run.again and run.folder.exists()]
+        said += [
+            f"{who} {verb} made from the beginning, and what is there gets {suffix} behind its name"
+            for who, verb, suffix in alike((folder.name, place_aside(folder).suffix) for folder in again)
+        ]
+        said.append(other_commits(run.folder for run in kept))
         return list(dict.fromkeys(filter(None, said)))
 
 
@@ -304,21 +309,11 @@ def _announce(command: Training) -> None:
 
 
 def _look_after(command: Training) -> None:
-    """Put back what only the archive holds, archive what is finished and not there, and set aside what is made anew.
-
-    The folders of runs that are to be made anew are renamed once it is sure that they can be made.
-    """
+    """Put back what only the archive holds, and archive what is finished and not there."""
     from slurm.planning import archived_runs
-    from slurm.run_folder import set_aside
 
     archived_runs.put_back(command.runs)
     archived_runs.keep_finished(command.runs, command.site.own.get("archive"))
-
-    anew = [run for run in command.runs if run.again]
-    for run in anew:
-        _checker(command.site)(run.recipe)
-    for run in anew:
-        set_aside(run.folder)
 
 
 # --------------------------------------------------------------------------------------------------- costs and checks

@@ -26,9 +26,9 @@ def prepare(recipe: Recipe, folder: Path) -> None:
 
 
 def other_code(recipe: Recipe, folder: Path) -> str:
-    """Name the files of method and model that are not what the run began with, with what to do about it.
+    """Say that the run began with other files of method and model than there are, and what to do about it.
 
-    Empty where none differs, or where the run is older than the digests.
+    A sentence without the run's name; empty where no file differs, or where the run is older than the digests.
     """
     try:
         began = json.loads((folder / "meta.json").read_text())["code"]
@@ -42,11 +42,10 @@ def other_code(recipe: Recipe, folder: Path) -> str:
         return ""
     if not files:
         return ""
-    done = (folder / "done").exists()
+    goes_on = "" if (folder / "done").exists() else ", and a start goes on with this one"
     return (
-        f"{folder.name} {'was made' if done else 'began'} with another {' and '.join(files)} than there is now"
-        f"{'' if done else ', and a start goes on with this one'}: again=yes makes it anew and keeps the old one "
-        "beside it"
+        f"began with another {' and '.join(files)} than there is now{goes_on}: again=yes trains from the beginning and "
+        "keeps what is there beside it"
     )
 
 
@@ -72,13 +71,13 @@ def refuse_under_way(folders: Iterable[Path]) -> None:
             raise RecipeError(f"again=yes: {folder.name} is {state}, so it is not set aside: end it first")
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename a run folder, so that the run is made anew; returns its new name, or None where there is none.
+def set_aside(folders: Iterable[Path]) -> None:
+    """Rename run folders, so that their runs are made from the beginning; those that are not there are passed over.
 
     Raises:
-        RecipeError: the run is under way, or may be.
+        RecipeError: one of the runs is under way, or may be; then none is renamed.
     """
-    if not (folder / "recipe.yaml").exists():
-        return None
-    refuse_under_way([folder])
-    return folder.rename(place_aside(folder))
+    there = [folder for folder in folders if (folder / "recipe.yaml").exists()]
+    refuse_under_way(there)
+    for folder in there:
+        folder.rename(place_aside(folder))

@@ -1,7 +1,7 @@
 """How fast R ranks train together, and how often they should save: a small discrete-event model.
 
-`python -m slurm.scaling image_s=0.0003 [gradient_bytes=... any of Assumptions]` prints what it predicts for 1 to 1,024
-ranks.
+`python -m slurm.scaling image_s=0.0003 [gradient_bytes=... any of Assumptions but evaluate_s]` prints what it predicts
+for 1 to 1,024 ranks.
 
 A step, event by event: each rank waits for its batch, computes (lognormal in time), and sends; the suite's reduction
 leaves when the last rank has ended its forward pass, each bucket of gradients when the last rank has computed it; the
@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import math
 import sys
 from collections import deque
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -254,13 +254,15 @@ def most_ranks(batch: int, group: int, streams: int) -> int:
     return batch // streams if group else batch
 
 
-def _read(words: list[str]) -> Assumptions:
-    """Read the assumptions of a command; the others have their defaults, but `image_s` has none."""
-    usual = {field.name: field.default for field in fields(Assumptions)}
+def _read(words: list[str], batch: int) -> Assumptions:
+    """Read the assumptions of a command; the others have their defaults, those of a batch; but `image_s` has none."""
+    # What an evaluation takes changes neither a step nor an interval.
+    usual = {field.name: field.default for field in fields(Assumptions) if field.name != "evaluate_s"}
     values = key_values(words, list(usual))
     if "image_s" not in values:
         raise DataError("image_s= is missing; image_s=SECONDS, such as image_s=0.0003, would be legal")
-    return Assumptions(**{key: _number(key, text, usual[key]) for key, text in values.items()})
+    given = {key: _number(key, text, usual[key]) for key, text in values.items()}
+    return Assumptions(**{"suite_bytes": suite_bytes(batch, 1000, 2048), **given})
 
 
 def _number(key: str, text: str, usual: Any) -> Any:
@@ -284,9 +286,8 @@ def _number(key: str, text: str, usual: Any) -> Any:
 
 def main(words: list[str]) -> None:
     """Print what the model predicts for two batches and up to 1,024 ranks."""
-    given = _read(words)
     for batch in (256, 65_536):
-        own = replace(given, suite_bytes=suite_bytes(batch, 1000, 2048))
+        own = _read(words, batch)
         print(f"a batch of {batch:,} in groups of 128, two environments, nodes of 8:")
         alone = batch / step_s(own, batch, 128, 1, 1, 2)
         for ranks in (1, 4, 8, 64, 1024):

@@ -8,10 +8,11 @@
   why=RUN        the last error of a run, from the rank that met it first, or what became of a job that could not say
   cancel=RUN     cancel a run's SLURM job
 
-First a line for each command of several runs (a table, seeds, a grid): how many of them are done, running, queued and
-failed, and the hours until all are done if as many stay under way. Then one line a run: state, epoch, step, restarts,
-device, images/s, time left, last validation accuracy, log. Elements of a job array that only wait are one line. Below
-stands what a user should know of nodes, and which running runs wait a tenth of their time or more. States:
+First a line for each command of several runs (a table, seeds, a grid) until all are finished: how many of them are
+done, running, queued and failed, and the hours until all are done if as many stay under way. Then one line a run:
+state, epoch, step, restarts, device, images/s, time left, last validation accuracy, log. Elements of a job array that
+only wait are one line. Below stands what a user should know of nodes, and which running runs wait a tenth of their time
+or more. States:
 
   running     queued (waiting or requeued)     finished
   stuck       running, but nothing was written for so long that the ranks themselves should have ended it
@@ -153,7 +154,8 @@ class Look:
             if self.page:
                 self._write(self.page, together, lines, about)
             else:
-                shown = [*map(str, together), table(lines, sys.stdout.isatty()), *about]
+                under_way = [str(one) for one in together if one.parts["done"] < one.runs]
+                shown = [*under_way, table(lines, sys.stdout.isatty()), *about]
                 print(clear + "\n".join(shown), flush=True)
             if self.every_s is None:
                 return 0
@@ -208,6 +210,9 @@ def parse(words: Sequence[str]) -> Look | About:
     """
     options = key_values(words, EXAMPLES, _fault, legal=TWICE)
     acts: dict[str, Callable[[Path], str]] = {"why": why, "cancel": cancel}
+    asked = [key for key in (*acts, "watch", "html") if key in options]
+    if len(asked) > 1 and asked[0] in acts:
+        raise StatusError(f"{asked[0]}= and {asked[1]}= do not go together: give one of them")
     for key, act in acts.items():
         if key in options and _is_run(Path(options[key])):
             return About(Path(options[key]), act)

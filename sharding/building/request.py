@@ -41,11 +41,16 @@ _SLIP = 2
 """A name with so few letters wrong, missing or too many is taken for a slip of a builder's name."""
 
 
+class Unbuilt(Exception):
+    """There is something to build; raised for a request that only asks."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One build: each field is the option of the same name (see `HELP`), with its default.
 
     `name` is the option data=. `samples` holds those that only the builder `samples` reads, or reads in its own way.
+    Of one that `only_asks` a builder with stages says that all is there, or raises `Unbuilt`; it builds nothing.
     """
 
     out: Path
@@ -66,6 +71,7 @@ class Request:
     preview: Path | None = None
     license: str | None = None
     samples: Samples = field(default_factory=Samples)
+    only_asks: bool = False
 
     @property
     def processes(self) -> int:
@@ -181,7 +187,9 @@ _READ: dict[str, Callable[[str], Any]] = {
     "preview": _png,
     "license": _line,
 }
-assert set(_READ) == {each.name for each in fields(Request)} - {"name", "samples"}, "words and fields differ"
+assert set(_READ) == {each.name for each in fields(Request)} - {"name", "samples", "only_asks"}, (
+    "words and fields differ"
+)
 assert set(_READ) | set(samples_words.READ) == set(HELP) - {"data"}, "words and help differ"
 
 

@@ -31,6 +31,7 @@ from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.origins import LAUNCHER, by_origin
 from slurm.cluster.sbatch import asked, gpu_options
 from slurm.cluster.sbatch_help import refuse_unknown
+from slurm.cluster.submission import alone
 from slurm.code_snapshot import place, snapshot_code
 from slurm.monitoring.run_state import ENDED, is_in, queue
 from slurm.site_file import Site
@@ -95,6 +96,11 @@ class Build:
     plan: tuple[Stage, ...]
     cluster: str
     work: Path
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the whole build, without stages and parts."""
+        return [word for word in self.plan[0].parts[0] if not word.startswith(("stage=", "part="))]
 
     def run(self) -> int:
         """Do what the command asks for; returns the exit code.
@@ -185,8 +191,10 @@ def _show(build: Build) -> int:
 
 def _run_here(build: Build) -> int:
     """Build one part after the other, up to the first that fails: `cluster=local`."""
-    from sharding.build import main
+    from sharding.build import is_there, main
 
+    if is_there(build.words):
+        return 0
     return next((code for stage in build.plan for part in stage.parts if (code := main(part))), 0)
 
 
@@ -237,10 +245,19 @@ def _folders(build: Build) -> list[str]:
 def _submit(build: Build) -> int:
     """Submit all stages, each after the one before, unless they are in the queue already: `cluster=slurm`."""
     require_sbatch()
+    build.work.mkdir(parents=True, exist_ok=True)
+    with alone(build.work):
+        return _submit_stages(build)
+
+
+def _submit_stages(build: Build) -> int:
+    from sharding.build import is_there
+
     name, work = build.name, build.work
-    work.mkdir(parents=True, exist_ok=True)
     if live := _in_the_queue(build):
         print(f"build={name} is in the queue already (jobs {', '.join(live)}): nothing to do")
+        return 0
+    if is_there(build.words):
         return 0
     code = snapshot_code(work)
     (work / "log").mkdir(exist_ok=True)

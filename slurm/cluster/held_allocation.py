@@ -207,13 +207,13 @@ class HeldRun(LocalRun):
     def _begin(self) -> list[subprocess.Popen[bytes]]:
         (self.folder / "log").mkdir(exist_ok=True)
         self._before, self._rank_began = len(read(self.folder)), self._rank_said()
-        text = step_script(self._run, self._site, self._allocation)
+        text = step_script(self.run, self._site, self._allocation)
         # A launcher that is killed leaves the lock to srun.
         with open(self._said, "w") as said:
             return [self._step("here.sh", text, said, [self._lock.fileno()])]
 
     def _begin_evaluator(self) -> subprocess.Popen[bytes]:
-        text = evaluator_script(self._run, self._site, self._allocation)
+        text = evaluator_script(self.run, self._site, self._allocation)
         with open(self.folder / "log" / EVALUATOR_LOG, "a") as said:
             return self._step("here-evaluator.sh", text, said, [])
 
@@ -221,7 +221,7 @@ class HeldRun(LocalRun):
         """Write a script of srun's to log/ and start it; what srun says goes to a file."""
         script = self.folder / "log" / name
         write_whole(script, text)
-        variables = {**with_command(environment.clean(), self._run.pipe), LAUNCHER: "0"}  # it is their standard input
+        variables = {**with_command(environment.clean(), self.run.pipe), LAUNCHER: "0"}  # it is their standard input
         with blocked():
             return subprocess.Popen(
                 ["bash", str(script)],
@@ -275,7 +275,7 @@ class HeldRun(LocalRun):
             return self._has_stopped()
         self.bar.leave = False
         ends = [line for line in self._said.read_text(errors="replace").splitlines() if line.strip()][-15:]
-        said = f"srun ended with {codes[0]}; {goes_on(self.folder)}. The end of {self._said}:"
+        said = f"srun ended with {codes[0]}; {goes_on(self.run)}. The end of {self._said}:"
         reason = [why(self.folder)] if "start" in noted or "failed" in noted else []
         self.bar.write("\n".join([said, *ends, *reason]), file=sys.stderr)
         return FAILED

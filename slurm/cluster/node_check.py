@@ -173,6 +173,8 @@ def parse_command(words: Sequence[str], site: Site) -> NodeCheck | EarlierCheck:
     if what != "nodes":
         if not what or not (Path(what) / RESULT).is_file():
             raise RecipeError(f"check={what} is not legal: check=nodes looks at nodes, check=FOLDER shows a look again")
+        if other := next((word for word in words if not word.startswith("check=")), None):
+            raise RecipeError(f"{other} does not go with check={what}, which only shows a look again: leave it out")
         return EarlierCheck(Path(what))
     others = [word for word in words if not word.startswith("check=")]
     # Of the site file what is true of all runs: what stands in `for:` is for others.

@@ -22,7 +22,7 @@ from slurm import environment
 from slurm.after_run.follow import follow
 from slurm.cluster.energy import note_energy
 from slurm.evaluator import dismiss
-from slurm.monitoring.events import append_event, incarnation, newest_step, read, since_submitted
+from slurm.monitoring.events import append_event, incarnation, newest_step, read, since_launch
 from slurm.nodes.exclusion import Exclusion, exclusion, is_of_nodes
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def put_back(job: str, folders: "Sequence[Path]") -> None:
     if _is_cancelled(known):
         _stay_cancelled(job, folders)
         return
-    of_nodes = [folder for folder in folders if any(map(is_of_nodes, since_submitted(read(folder))))]
+    of_nodes = [folder for folder in folders if any(map(is_of_nodes, since_launch(read(folder))))]
     lists = [left_out(folder, known, "requeue").wanted for folder in of_nodes]
     wanted = next((nodes for nodes in lists if nodes is not None), None)
     if wanted is not None:
@@ -213,7 +213,7 @@ def main(folder: Path, code: int) -> int:
 
 def left_out(folder: Path, known: "Mapping[str, str]", verdict: "Verdict") -> Exclusion:
     """Decide which nodes the job is to be left without, or say which ones made it give up."""
-    events, mine = since_submitted(read(folder)), incarnation()
+    events, mine = since_launch(read(folder)), incarnation()
     if verdict == "requeue":
         return exclusion(events, known, mine, NodeLimits.of_environment().exclude_slow, _ask)
     unfit = [e for e in events if e["event"] == "node" and e["incarnation"] == mine and verdict == "give up"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a command imports only what it needs, so that it answers at
     from slurm.cluster.limits import Limits
 
 LAUNCHING = ".launching"
-"""The lock in a folder of runs that submissions hold."""
+"""The lock in a folder of runs, or of a build, that submissions hold."""
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -52,10 +52,9 @@ def submit_all(
     """
     from slurm.cluster.batch_job import require_sbatch
 
-    for run in runs:
-        if not is_finished(run.folder):
-            check(run.recipe)
-    lacking = not all(is_finished(run.folder) for run in runs)
+    lacking = [run for run in runs if run.again or not is_finished(run.folder)]
+    for run in lacking:
+        check(run.recipe)
     if lacking:
         require_sbatch()
     with alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
@@ -64,7 +63,7 @@ def submit_all(
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let no two commands submit into one folder of runs at a time, or tidy it: they would not see new jobs yet."""
+    """Let no two commands submit into one folder at a time, or tidy it: they would not see new jobs yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with locked(folder / LAUNCHING):
         yield
@@ -72,20 +71,25 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     from slurm.after_run.ending import begin
+    from slurm.run_folder import set_aside
 
     settled = {run.folder: plan.settled[run.folder] for run in runs if run.folder in plan.settled}
     print(*(f"{line}\n" for line in nothing_to_do(settled)), sep="", end="")
     if plan.left_out and not plan.arrays:
         raise RecipeError(plan.left_out)
+    if plan.arrays and plan.live is None:
+        raise RecipeError("SLURM does not answer (squeue), so nothing was submitted")
     todo = [run for array in plan.arrays for run in array.runs]
     if any(run.recipe.slurm.gpus is None for run in todo):
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
     print(*(f"{line}\n" for line in remarks(todo)), sep="", end="", file=sys.stderr, flush=True)
     if plan.arrays:
+        # Those that there is no room for, too: the command that goes on with them takes what is finished for made.
+        set_aside(step.run.folder for step in plan.steps if step.run.again)
         begin([run.folder for run in runs], runs[0].command, site.own)
     jobs = dict(plan.jobs)
     for array in plan.arrays:
-        before = awaited([jobs[other] for other in array.after], plan.live)
+        before = awaited([jobs[other] for other in array.after], plan.live or frozenset())
         condition = f"afterany:{':'.join(before)}" if before else None
         jobs |= _submit_one(array, site, condition)
     if plan.left_out:
@@ -139,7 +143,8 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
                 print(f"{id_}: {run.folder}")
     if job is None:
         raise RecipeError(
-            f"SLURM took the job {asked.name} and does not tell its id (squeue): the same command goes on when it does"
+            f"SLURM took the job {asked.name} and does not tell its id (squeue): {runs[0].same_command} goes on when "
+            "it does"
         )
     behind = f" ({condition})" if condition else ""
     print(
@@ -237,7 +242,7 @@ class _Plan:
         arrays: what is to be submitted, in order.
         settled: the state of each run, or run that one needs, that is not to be submitted.
         jobs: the jobs of those that are in the queue.
-        live: the ids of all jobs in the queue that have not ended.
+        live: the ids of all jobs in the queue that have not ended; None where SLURM does not answer.
         left_out: what is not submitted for want of room in the queue, in a sentence.
     """
 
@@ -245,7 +250,7 @@ class _Plan:
     arrays: list[Array]
     settled: dict[Path, str]
     jobs: dict[Path, str]
-    live: frozenset[str] = frozenset()
+    live: frozenset[str] | None = frozenset()
     left_out: str = ""
 
 
@@ -256,7 +261,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
 
     known = queue()
     finished = finished_of(runs)
-    live = frozenset(job for job, said in (known or {}).items() if said.state not in ENDED)
+    live = None if known is None else frozenset(job for job, said in known.items() if said.state not in ENDED)
     settled = dict.fromkeys(finished, "finished")
     jobs: dict[Path, str] = {}
     folders = dict.fromkeys(folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished)
@@ -295,7 +300,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
         size,
         pack,
     )
-    fitting, left_out = _fitting(planned, allowed, len(live))
+    fitting, left_out = _fitting(planned, allowed, len(live or ()))
     return _Plan(steps, fitting, settled, jobs, live, left_out)
 
 
@@ -339,6 +344,6 @@ def _fitting(planned: Sequence[Array], allowed: Callable[[Run], Limits], live: i
     submitted, asked = (sum(array.jobs for array in arrays) for arrays in (fitting, planned))
     lets = " and ".join(f"{of} lets you have {jobs}" for of, jobs in met.items())
     return fitting, (
-        f"{submitted} of {asked} jobs are submitted: {lets} in the queue, and {live} are there; the same command goes "
-        "on with the others when there is room"
+        f"{submitted} of {asked} jobs are submitted: {lets} in the queue, and {live} are there; "
+        f"{planned[0].runs[0].same_command} goes on with the others when there is room"
     )

@@ -44,6 +44,7 @@ class LocalRun:
     """A run under way on this machine, from its newest checkpoint on.
 
     Attributes:
+        run: what is trained.
         step, steps: how far it is, and how far it goes; `steps` is None until the run knows it.
         code: the exit code once it is over, as of `slurm.job`; None before.
     """
@@ -59,7 +60,7 @@ class LocalRun:
         Raises:
             RecipeError: another process is training in this folder.
         """
-        self.recipe, self.folder, self._run = run.recipe, run.folder, run
+        self.recipe, self.folder, self.run = run.recipe, run.folder, run
         self.step = 0
         self.steps: int | None = None
         self.code: int | None = None
@@ -83,7 +84,7 @@ class LocalRun:
 
     def _begin(self) -> list[subprocess.Popen[bytes]]:
         """Start the ranks."""
-        return _start(self._run, self._lock, self._ended, self._threads)
+        return _start(self.run, self._lock, self._ended, self._threads)
 
     def _evaluate(self) -> None:
         """Start an evaluator, after any claim of an earlier one is gone; the run can do without it."""
@@ -92,7 +93,7 @@ class LocalRun:
 
     def _begin_evaluator(self) -> subprocess.Popen[bytes]:
         words = ["ifl.evaluation", str(self.folder)]
-        return _process(self._run, words, EVALUATOR_LOG, self._threads, {LAUNCHER: self._ended}, [self._ended])
+        return _process(self.run, words, EVALUATOR_LOG, self._threads, {LAUNCHER: self._ended}, [self._ended])
 
     def poll(self) -> int | None:
         """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
@@ -194,7 +195,7 @@ class LocalRun:
             )
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             self.bar.leave = False  # below its error a run's bar would look as if it went on
-            said = f"rank {rank} {how} after step {max(self.step, newest_step(self.folder), 0)}; {goes_on(self.folder)}"
+            said = f"rank {rank} {how} after step {max(self.step, newest_step(self.folder), 0)}; {goes_on(self.run)}"
             self.bar.write(f"{said}. The end of {log}:", file=sys.stderr)
             self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
             return FAILED
@@ -205,21 +206,22 @@ class LocalRun:
     def _has_stopped(self) -> int:
         """Say that the run has stopped on a request, and what is saved; returns the code for it."""
         unsaved = next((event["error"] for event in read(self.folder)[-1:] if "error" in event), "")
-        self.bar.write(unsaved or _saved(newest_step(self.folder)))
+        self.bar.write(unsaved or _saved(self.run))
         return STOPPED
 
 
-def goes_on(folder: Path) -> str:
+def goes_on(run: Run) -> str:
     """Say from where the same command goes on with a run."""
-    if newest_step(folder) < 0:
-        return "no checkpoint was made yet, so once the cause is mended the same command starts it anew"
-    return "the same command goes on from the last checkpoint"
+    if newest_step(run.folder) < 0:
+        return f"no checkpoint was made yet, so once the cause is mended {run.same_command} starts it again"
+    return f"{run.same_command} goes on from the last checkpoint"
 
 
-def _saved(step: int) -> str:
-    if step < 0:  # the evaluation of another run's weights
-        return "stopped; the same command makes it again"
-    return f"stopped and saved after step {step}; the same command goes on from there"
+def _saved(run: Run) -> str:
+    step = newest_step(run.folder)
+    if step < 0:  # in its boot, or the evaluation of another run's weights
+        return f"stopped; {run.same_command} makes it again"
+    return f"stopped and saved after step {step}; {run.same_command} goes on from there"
 
 
 def _take(lock: IO[str], folder: Path) -> None:

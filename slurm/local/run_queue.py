@@ -20,7 +20,9 @@ from slurm.local.stop_signals import StopSignals
 from slurm.monitoring.events import read
 from slurm.monitoring.failure import is_stuck
 from slurm.monitoring.run_state import is_finished, nothing_to_do
+from slurm.monitoring.several import alike
 from slurm.planning.schedule import Run, Step, finished_of, schedule
+from slurm.run_folder import set_aside
 
 PAUSE_S = 0.2
 """Between two looks at the runs under way."""
@@ -63,6 +65,7 @@ def run_all(
     _refuse_queued([step.run for step in steps])
     code = FINISHED
     if steps:
+        set_aside(step.run.folder for step in steps if step.run.again)
         folders = [run.folder for run in runs]
         folders[0].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ending.begin(folders, runs[0].command, own)
@@ -70,7 +73,8 @@ def run_all(
         todo.work()
         code = todo.code
     if len(runs) > 1:
-        print("\n".join(f"{outcomes[run.folder]}: {run.folder}" for run in runs))
+        ended = alike((str(run.folder), outcomes[run.folder]) for run in runs if run.folder not in finished)
+        print(*(f"{outcome}: {who}\n" for who, _, outcome in ended), sep="", end="")
     return code
 
 
@@ -86,6 +90,7 @@ class _Queue:
     def __init__(self, steps: Sequence[Step], at_once: int, outcomes: dict[Path, str], begin: Begin | None) -> None:
         self.outcomes, self.code, self.interrupted = outcomes, FINISHED, False
         self._waiting, self._at_once, self._alone = list(steps), at_once, len(steps) == 1
+        self._goes_on = steps[0].run.same_command
         self._under_way: dict[int, LocalRun] = {}
         self._view = View(steps, at_once, begin)
         self._signals = StopSignals(self._ask, self._pause)
@@ -106,7 +111,7 @@ class _Queue:
             self.code = AT_ONCE
             for run in self._under_way.values():
                 run.bar.leave = False
-                self._view.write(f"{run.folder.name} ended at once; {goes_on(run.folder)}", sys.stderr)
+                self._view.write(f"{run.folder.name} ended at once; {goes_on(run.run)}", sys.stderr)
             folders = [run.folder for run in self._under_way.values()] + [step.run.folder for step in self._waiting]
             self.outcomes |= dict.fromkeys(folders, "ended at once")
         finally:
@@ -156,7 +161,7 @@ class _Queue:
     def _interrupt(self) -> None:
         self.interrupted = True
         self._ask()  # once more: a run may have been started while the signal came
-        self._view.write("saving a checkpoint; the same command goes on from it (Ctrl-C again ends at once)")
+        self._view.write(f"stopping; {self._goes_on} goes on from what is saved (Ctrl-C again ends at once)")
 
     def _ask(self) -> None:
         for run in list(self._under_way.values()):

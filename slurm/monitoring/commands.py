@@ -93,10 +93,10 @@ def note_end(folder: Path, word: str) -> list[Command]:
     """
     over = []
     for file in files(folder.parent):
-        if folder.name not in _read(file).runs:
+        if folder.name not in read(file).runs:
             continue
         with locked(file):
-            command = _read(file)
+            command = read(file)
             ends = {folder.name: word}
             for name in command.runs:
                 if name != folder.name and command.ends.get(name) != "finished" and is_finished(folder.parent / name):
@@ -113,7 +113,7 @@ def note_end(folder: Path, word: str) -> list[Command]:
 
 def commands(runs: Path) -> list[Command]:
     """Return the commands of a folder of runs, the newest last."""
-    return sorted((command for file in files(runs) if (command := _read(file)).runs), key=lambda one: one.launched)
+    return sorted((command for file in files(runs) if (command := read(file)).runs), key=lambda one: one.launched)
 
 
 def files(runs: Path) -> list[Path]:
@@ -121,7 +121,8 @@ def files(runs: Path) -> list[Path]:
     return sorted((runs / FOLDER).glob("*.jsonl"))
 
 
-def _read(file: Path) -> Command:
+def read(file: Path) -> Command:
+    """Read a command's file; lines that are none of its kinds are passed over."""
     command = Command()
     for line in whole_lines(file.read_bytes()):
         command.take(line)

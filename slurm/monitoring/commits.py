@@ -10,8 +10,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-SHOWN = 3
-"""Runs of a commit that are named."""
+from slurm.monitoring.several import names
 
 
 def other_commits(folders: Iterable[Path]) -> str:
@@ -23,11 +22,7 @@ def other_commits(folders: Iterable[Path]) -> str:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             made.setdefault(str(json.loads((folder / "meta.json").read_text())["commit"]), []).append(folder.name)
     today = commit() if made else "unknown"
-    others = [
-        f"{_short(name)} made {', '.join(runs[:SHOWN])}{f' and {len(runs) - SHOWN} more' if len(runs) > SHOWN else ''}"
-        for name, runs in made.items()
-        if name not in (today, "unknown")
-    ]
+    others = [f"{_short(name)} made {names(runs)}" for name, runs in made.items() if name not in (today, "unknown")]
     return f"the code's commit is {_short(today)}, and {'; '.join(others)}" if others and today != "unknown" else ""
 
 

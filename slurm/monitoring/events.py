@@ -16,7 +16,7 @@ from recipes.common.json_text import Kind, whole_lines, wrong_kinds
 from slurm import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 ALL: "dict[str, type]" = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
@@ -103,7 +103,17 @@ def _all(folder: Path) -> "list[dict[str, Any]]":
     return events
 
 
-def since_submitted(events: "Sequence[dict[str, Any]]") -> "Sequence[dict[str, Any]]":
-    """Return the events from the last submission on; all where there was none."""
-    start = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
-    return events[start:]
+def last_launch(events: "Sequence[Mapping[str, Any]]") -> "Mapping[str, Any]":
+    """Return the last `submitted`, or the `start` by a launcher if that is newer; empty where there is neither."""
+    return next((event for event in reversed(events) if _is_launch(event)), {})
+
+
+def since_launch(events: "Sequence[dict[str, Any]]") -> "Sequence[dict[str, Any]]":
+    """Return the events from the last launch on; all where there was none. A job's own starts are none."""
+    first = next((i for i in reversed(range(len(events))) if _is_launch(events[i])), 0)
+    return events[first:]
+
+
+def _is_launch(event: "Mapping[str, Any]") -> bool:
+    by_launcher = str(event["incarnation"]).startswith(LAUNCHER)
+    return bool(event["event"] == "submitted" or (event["event"] == "start" and by_launcher))

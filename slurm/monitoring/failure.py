@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.monitoring import run_state
-from slurm.monitoring.events import since_submitted
+from slurm.monitoring.events import since_launch
 from slurm.monitoring.run_state import meta_of, metric_lines, state_of
 
 FOLLOWS = (
@@ -98,7 +98,7 @@ def _follows(error: str) -> bool:
 
 def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -> str:
     """Tell what is known where no rank said why a job ended or waits: state, verdict, the newest start's log."""
-    events = since_submitted(events)
+    events = since_launch(events)
     needs = next((event.get("needs") for event in events if event["event"] == "submitted"), None)
     verdict = next((event for event in reversed(events) if event["event"] == "verdict"), None)
     said = [f"{folder.name}: {state}, and no rank said why", *([f"it needs {', '.join(needs)}"] if needs else [])]

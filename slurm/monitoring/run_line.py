@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slurm.monitoring.events import LAUNCHER, append_event, read
+from slurm.monitoring.events import LAUNCHER, append_event, last_launch, read
 from slurm.monitoring.run_state import LIVE, Job, is_over, job_of, meta_of, metric_lines, recipe_of, state_of
 from slurm.monitoring.waits import waits
 
@@ -101,8 +101,8 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
 
 
 def _submitted(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the job that was submitted last; squeue may show elements of an array that wait as one line."""
-    return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
+    """Return the job of the last launch; squeue may show elements of an array that wait as one line."""
+    return last_launch(events).get("job")
 
 
 def _device(lines: Sequence[Mapping[str, Any]]) -> str:

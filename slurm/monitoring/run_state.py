@@ -18,7 +18,8 @@ from recipes.common.errors import DataError
 from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
 from slurm import environment
-from slurm.monitoring.events import REMARKS, since_submitted
+from slurm.monitoring.events import REMARKS, last_launch, since_launch
+from slurm.monitoring.several import alike
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
@@ -177,11 +178,6 @@ def number_of(job: str) -> int:
     return int(main_id(job))
 
 
-def _has_been_submitted(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Say whether SLURM was ever handed a job of this run, whose id it may not have told."""
-    return any(event["event"] == "submitted" for event in events)
-
-
 def metric_lines(folder: Path) -> list[dict[str, Any]]:
     """Read the run's metrics.jsonl; torn lines are passed over.
 
@@ -226,22 +222,20 @@ def missing_weights(folder: Path, select: str = "last") -> str:
         return ""
     best = "; select=best still works" if select == "last" and list((folder / "ckpt").glob("best-*.pt")) else ""
     return (
-        f"its weights ckpt/{file} are gone, which eval=, export= and runs that start from it need: put a copy of the "
-        f"file back, or train the run again (its command with again=yes, which keeps this one beside){best}"
+        f"the weights ckpt/{file} are gone, which eval=, export= and runs that start from them need: put a copy of the "
+        f"file back, or train again (by the command with again=yes, which keeps what is there beside it){best}"
     )
 
 
 def nothing_to_do(settled: Mapping[Path, str]) -> Iterator[str]:
-    """Say line by line that nothing is to be done for runs of these states, and of finished ones without weights so.
+    """Say line by line that nothing is to be done for runs of these states, and what finished ones lack."""
 
-    Only the first such line says what to do about it, so that it is not lost among those of a large table.
-    """
-    told = False
-    for folder, state in settled.items():
-        gone = missing_weights(folder) if state == "finished" else ""
-        more = "; its weights are gone, too" if told else f"; {gone}"
-        yield f"{folder} is {state}: nothing to do" + (more if gone else "")
-        told = told or bool(gone)
+    def what(folder: Path, state: str) -> str:
+        lacking = missing_weights(folder) if state == "finished" else ""
+        return f"{state}: nothing to do{lacking and '; '}{lacking}"
+
+    for who, verb, said in alike((str(folder), what(folder, state)) for folder, state in settled.items()):
+        yield f"{who} {verb} {said}"
 
 
 @functools.cache
@@ -258,8 +252,7 @@ def cluster_name() -> str:
 
 def elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
     """Return the cluster that the run's last job was submitted on, where another one is asked here; "" else."""
-    last: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
-    cluster = str(last.get("cluster", ""))
+    cluster = str(last_launch(events).get("cluster", ""))
     return cluster if cluster and not is_over(events) and cluster_name() not in ("", cluster) else ""
 
 
@@ -279,11 +272,11 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     if elsewhere(events):
         jobs = None
     said = _said_last(events)
-    if jobs is None and _has_been_submitted(events):
+    if jobs is None and last_launch(events).get("event") == "submitted":  # whose id may not have been told
         return said if is_over(events) else "unknown"
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
-    if known is None:
+    if known is None or (known.state in ENDED and last_launch(events).get("event") == "start"):
         return _without_a_job(events, said)
     if known.state == "DependencyNeverSatisfied":
         return "blocked"
@@ -325,8 +318,8 @@ def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _said_last(events: Sequence[dict[str, Any]]) -> str:
-    """Return the state that a run's events speak of; `cancelled` stays, whatever ranks say on their way out."""
-    if any(event.get("verdict") == "cancelled" for event in since_submitted(events)):
+    """Return the state that a run's events speak of; `cancelled` stays, whatever the job says on its way out."""
+    if any(event.get("verdict") == "cancelled" for event in since_launch(events)):
         return "cancelled"
     return _said(events[-1]) if events else "new"
 

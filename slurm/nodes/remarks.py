@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from slurm.monitoring.events import since_launch
 from slurm.monitoring.run_state import elsewhere
 from slurm.nodes.exclusion import FORGET_S, bad_nodes, reason_of
 
 
-def remarks(name: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks(name: str, events: Sequence[dict[str, Any]]) -> list[str]:
     """Say it in a sentence each, about the run as its events tell it; nothing of a run that is finished."""
-    since = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
-    told = events[since:]
+    told = since_launch(events)
     if any(event["event"] == "finished" for event in told):
         return []
     if cluster := elsewhere(events):

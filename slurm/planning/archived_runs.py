@@ -10,10 +10,8 @@ from slurm.after_run import archive
 from slurm.after_run.settings import Archive
 from slurm.monitoring.events import append_event
 from slurm.monitoring.run_state import is_finished
+from slurm.monitoring.several import names
 from slurm.planning.schedule import Run
-
-SHOWN = 3
-"""Runs that a remark names."""
 
 
 def marked(runs: Sequence[Run], kept: Archive | None) -> list[Run]:
@@ -40,14 +38,13 @@ def marked(runs: Sequence[Run], kept: Archive | None) -> list[Run]:
 
 def remarks(runs: Sequence[Run]) -> list[str]:
     """Say which runs are finished in the archive alone."""
-    names = [run.folder.name for run in runs if run.archived]
-    if not names:
+    kept = [run.folder.name for run in runs if run.archived]
+    if not kept:
         return []
     place = next(run.archived.parent for run in runs if run.archived)
-    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    one = len(names) == 1
+    one = len(kept) == 1
     return [
-        f"{shown} {'is' if one else 'are'} finished and archived in {place}, and not trained again: "
+        f"{names(kept)} {'is' if one else 'are'} finished and archived in {place}, and not trained again: "
         f"{'its folder is' if one else 'their folders are'} put back from there (again=yes makes "
         f"{'it' if one else 'them'} anew)"
     ]

@@ -24,7 +24,7 @@ from recipes.dataset_values import sets_in
 from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
 from recipes.schema import PROJECT, Recipe
 from recipes.sweeps.grid import Point
-from recipes.table_layout import Layout, data_names, find_layout, known_data
+from recipes.table_layout import OF_THE_TABLE, Layout, data_names, find_layout, known_data
 from slurm.planning.grids import NO_POINT, announcement, grid_of, refuse_rows
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
@@ -33,7 +33,6 @@ SEVERAL = ("table", "seeds", "grid", "max_jobs", "pack", "again")
 """Words of a command that are none of a recipe."""
 MOST_PACKED = 64
 """Runs in a job, at most."""
-OF_THE_TABLE = ("recipe", "data.name", "train", "preset", "batch.budget")
 CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
 WITH_A_TABLE = (
     "slurm.",
@@ -225,7 +224,8 @@ def _refuse_own_words(layout: Layout, words: Sequence[str]) -> None:
     Raises:
         RecipeError: there is such a word.
     """
-    if own := next(iter(take_words(words, OF_THE_TABLE)[0]), None):
+    decided = {*OF_THE_TABLE} - {"seed"}  # a command may have other seeds than the table
+    if own := next(iter(take_words(words, decided)[0]), None):
         raise RecipeError(f"{own}= and table= do not go together: the table {layout.name} says which")
     if science := next((word for word in words if not word.startswith(WITH_A_TABLE)), None):
         raise RecipeError(

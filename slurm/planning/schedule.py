@@ -43,6 +43,11 @@ class Run:
         return self.recipe.run_folder
 
     @property
+    def same_command(self) -> str:
+        """What a sentence calls the command that goes on with what this one has begun."""
+        return "the same command" + (" without again=yes" if "again=yes" in self.command else "")
+
+    @property
     def is_to_make(self) -> bool:
         """Whether there is anything to train or evaluate; a finished run that is made anew is still in its folder."""
         return self.again or not (self.archived or is_finished(self.folder))

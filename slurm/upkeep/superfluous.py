@@ -20,8 +20,20 @@ from recipes.folders import RUN_NAME, is_run_name
 from slurm.after_run.wanted import WANTED
 from slurm.cluster import node_check
 from slurm.code_snapshot import FOLDER
+from slurm.monitoring import commands
 from slurm.monitoring.events import read
-from slurm.monitoring.run_state import ENDED, LIVE, Job, is_finished, is_in, job_of, meta_of, recipe_of, state_of
+from slurm.monitoring.run_state import (
+    ARRAYS,
+    ENDED,
+    LIVE,
+    Job,
+    is_finished,
+    is_in,
+    job_of,
+    meta_of,
+    recipe_of,
+    state_of,
+)
 
 CODE, CHECKPOINTS, LEFTOVERS, SUBMISSION = KINDS = (
     "old code",
@@ -35,8 +47,10 @@ TIDIED = ".tidied-"
 BESIDE_RUNS = {
     FOLDER: r"\.new-[a-z0-9_]{8}",
     node_check.FOLDER: "[0-9]{8}-[0-9]{6}-[0-9]+",
+    ARRAYS: r"\..+-x[0-9]+-[0-9a-f]{8}\.[0-9a-f]{8}",
+    commands.FOLDER: "",
 }
-"""Folders in a folder of runs, and in each the names of leftovers: code that was not whole, and looks at nodes.
+"""Folders in a folder of runs, and in each the names of leftovers: code and arrays that were not whole, looks at nodes.
 
 Names are told exactly: a user may keep hidden things in a folder of runs, too.
 """
@@ -92,6 +106,9 @@ def look(runs: Path, jobs: Mapping[str, Job] | None) -> Found:
             items += list(_of_a_run(folder))
         except DAMAGE:
             states[folder] = "unreadable"
+    items += _of_commands(runs, states)
+    if jobs is not None:
+        items += _of_arrays(runs, states)
     looks = [look for look in (runs / node_check.FOLDER).glob("*") if _has_a_job(look, jobs)]
     submitted = any(map(_was_submitted, states))
     if not looks and (jobs is not None or not submitted):
@@ -107,6 +124,22 @@ def look(runs: Path, jobs: Mapping[str, Job] | None) -> Found:
     elif looks:
         kept.append(f"all code is kept, for looks at nodes have jobs: {', '.join(look.name for look in looks)}")
     return Found(items, kept)
+
+
+def _of_commands(runs: Path, states: Mapping[Path, str]) -> Iterator[Item]:
+    """Yield the files of commands whose runs are all finished, or all gone."""
+    for file in commands.files(runs):
+        of_runs = {states.get(runs / name, "gone") for name in commands.read(file).runs}
+        if of_runs in ({"finished"}, {"gone"}) and not _is_young(file):
+            yield Item(SUBMISSION, runs, file.relative_to(runs).as_posix(), size_of(file))
+
+
+def _of_arrays(runs: Path, states: Mapping[Path, str]) -> Iterator[Item]:
+    """Yield the folders of job arrays whose runs are finished or gone."""
+    for folder in (runs / ARRAYS).glob("[!.]*"):
+        linked = {states.get(runs / link.readlink().name, "gone") for link in folder.glob("*/*") if link.is_symlink()}
+        if linked <= {"finished", "gone"} and not _is_young(folder):
+            yield Item(SUBMISSION, runs, folder.relative_to(runs).as_posix(), size_of(folder))
 
 
 def _has_a_job(look: Path, jobs: Mapping[str, Job] | None) -> bool:
@@ -211,10 +244,14 @@ def _is_tidied(path: Path) -> bool:
 def _leftover(root: Path, path: Path) -> Item | None:
     """Return what a process left behind that was killed, unless it may still be at it."""
     try:
-        young = time.time() - path.lstat().st_mtime < OLD_S and not _is_tidied(path)
+        young = _is_young(path) and not _is_tidied(path)
         return None if young else Item(LEFTOVERS, root, path.relative_to(root).as_posix(), size_of(path))
     except FileNotFoundError:  # it is gone: its writer was there
         return None
+
+
+def _is_young(path: Path) -> bool:
+    return time.time() - path.lstat().st_mtime < OLD_S
 
 
 def size_of(path: Path) -> int:

@@ -320,6 +320,30 @@ def test_the_users_limit_leaves_what_fits(command: Callable[..., Launched], tiny
     assert third[0] == 0 and "5 of 7 jobs" in third[1]
 
 
+def test_again_without_room_for_all_names_the_command_that_goes_on(
+    command: Callable[..., Launched], tiny_root: Path, tmp_path: Path
+) -> None:
+    """Where there is room for some runs of `again=yes` all are set aside, so that the command without it makes the
+    others, and the sentence says so."""
+    stub(tmp_path / "bin", "sacctmgr", 'case "$*" in *assoc*) echo "c|me||2||";; esac')
+    stub(tmp_path / "bin", "scontrol", "echo ClusterName = c; echo MaxArraySize = 9")
+    words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
+    folders = [resolve([*words, f"seed={seed}"]).run_folder for seed in range(3)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for name in ("recipe.yaml", "done"):
+            (folder / name).write_text("{}")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("sys.argv", ["launch.py", "again=yes"])
+        code, said, _ = command(*words, "seeds=0,1,2", "again=yes")
+    assert code == 0 and "; the same command without again=yes goes on with the others when there is room\n" in said
+    assert [folder.exists() for folder in folders] == [True, True, False]
+    assert len(list((tmp_path / "runs").glob("*.old-1"))) == 3
+    (tmp_path / "queue").write_text("")
+    (folders[0] / "done").touch()
+    assert command(*words, "seeds=0,1,2")[0] == 0 and folders[2].exists()
+
+
 def test_each_account_has_its_own_limit(tmp_path: Path) -> None:
     """Each array meets the limits of its own request; a limit that two accounts meet, as a quality of service's, counts
     the jobs of both; a second stage whose first is left out is left out, too, and nothing waits for what is."""
@@ -376,7 +400,7 @@ def test_an_array_whose_id_is_not_told_is_not_submitted_twice(
     assert "may be in its queue already" in command(*words, "seeds=0,1,2")[2]
     stub(tmp_path / "bin", "squeue", f"cat {shlex.quote(str(tmp_path))}/queue")
     code, said, _ = command(*words, "seeds=0,1,2")
-    assert code == 0 and said.count("is queued: nothing to do") == 3 and not (tmp_path / "asked.102").exists()
+    assert code == 0 and said.count("are queued: nothing to do") == 1 and not (tmp_path / "asked.102").exists()
 
 
 def test_a_wrapped_arrays_element_is_known_by_its_id_and_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 
 from recipes.common.errors import DataError, RecipeError
 from recipes.schema import PROJECT, Slurm
+from sharding.build import is_there
 from sharding.build import run as build
 from sharding.building.request import HELP, _literals, builders, declared
-from slurm.cluster import build_job
+from slurm.cluster import build_job, submission
 from slurm.cluster.build_job import Build, BuildJob, Stage, stages
 from slurm.site_file import Site
 from tests.helpers import cluster as clusters
@@ -179,7 +181,7 @@ def test_stages_wait_for_the_end_of_the_one_before(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever sbatch prints, each stage waits by `afterany` on the id that SLURM tells for the one before, arrays
-    included; while they wait, the same command submits nothing."""
+    included; while they wait, the same command submits nothing. Of two at the same moment the second sees them."""
     stub(
         tmp_path,
         "sbatch",
@@ -195,6 +197,37 @@ echo "$id|PENDING|N/A|None|$name|$1" >> {tmp_path}/queue""",
     assert asked.run() == 0 and "pack: job 105, 3 parts (afterany:104)" in capsys.readouterr().out
     assert (tmp_path / "waits").read_text().split() == [f"afterany:{job}" for job in range(101, 106)]
     assert asked.run() == 0 and "(jobs 101, 102, 103, 104, 105, 106): nothing to do" in capsys.readouterr().out
+    other = threading.Thread(target=asked.run)
+    with submission.alone(asked.work):  # another command is submitting
+        other.start()
+        other.join(0.5)
+        assert capsys.readouterr().out == ""
+    other.join(20)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_a_finished_build_is_not_submitted_again(
+    cluster: str,
+    raw: Path,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is built says so, as `python -m sharding.build` does, and no stage of it is begun; with another seed there
+    is something to do."""
+    stub(tmp_path, "sbatch", f"touch {tmp_path}/asked; exit 1")
+    stub(tmp_path, "squeue", "exit 0")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    before = content(root)
+    asked = build_job.parse_command(words(raw, root, "tasks=3", f"cluster={cluster}"), Site())
+    assert (
+        asked.run() == 0
+        and capsys.readouterr().out == f"imagenet_glt is already in {root / 'imagenet_glt'}: nothing to do\n"
+    )
+    assert not (tmp_path / "asked").exists() and content(root) == before
+    assert not is_there([*asked.words, "seed=7"])
 
 
 def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:

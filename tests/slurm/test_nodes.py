@@ -326,6 +326,8 @@ def test_check_finds_what_was_injected(tmp_path: Path, capsys: pytest.CaptureFix
         assert sentence in text, text
     (kept,) = (tmp_path / ".check").iterdir()
     assert launcher.main([f"check={kept}"]) == 1 and capsys.readouterr().out == text
+    assert launcher.main([f"check={kept}", "nodes=2"]) == 2
+    assert f"nodes=2 does not go with check={kept}, which only shows a look again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
 from slurm import launch, status
+from slurm.cluster import limits
 from slurm.monitoring import run_state
 from slurm.monitoring.commits import other_commits
 from slurm.monitoring.run_state import Job
@@ -23,6 +24,7 @@ from slurm.planning import cost, forecast
 from slurm.planning.requested_runs import requested_runs
 from slurm.run_folder import other_code, set_aside
 from slurm.site_file import Site
+from tests.helpers.launching import stub
 
 METHOD = '''"""What it is."""
 from ifl.methods.shared import scale
@@ -132,12 +134,67 @@ def test_a_finished_run_of_other_code_is_told(
     (project / "ifl/methods/ce.py").write_text(METHOD.replace("scale * x", "x"))
     assert launch.main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{folder.name} was made with another ifl/methods/ce.py than there is now: again=yes makes it anew and keeps "
-        "the old one beside it",
+        f"{folder.name} began with another ifl/methods/ce.py than there is now: again=yes trains from the beginning "
+        "and keeps what is there beside it",
         f"{folder} is finished: nothing to do",
     ]
     (folder / "meta.json").write_text("{}")
     assert other_code(recipe, folder) == ""
+
+
+def test_the_same_of_many_runs_is_one_line(
+    project: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an edit of a method that many finished runs have, a launch has a line for it and a line for their state,
+    with the first names and a count; so has a dry run of again=yes."""
+    monkeypatch.setenv("GLT_SITE", "")
+    for module in (cost, forecast):
+        monkeypatch.setattr(module, "images_of", lambda run: 1000)
+    code = code_digests(recipe)
+    words = ["data=digits_glt", f"runs={recipe.run_folder.parent}"]
+    names = [made(resolve([*words, "cluster=local", f"seed={seed}"]), code=code, seed=seed).name for seed in range(5)]
+    (project / "ifl/methods/ce.py").write_text(METHOD.replace("scale * x", "x"))
+    some = f"{', '.join(names[:3])} and 2 more"
+    assert launch.main([*words, "cluster=local", "seeds=0,1,2,3,4"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{some} began with another ifl/methods/ce.py than there is now: again=yes trains from the beginning and keeps "
+        "what is there beside it",
+        f"{some} are finished: nothing to do",
+    ]
+    assert launch.main([*words, "cluster=dry", "seeds=0,1,2,3,4", "again=yes"]) == 0
+    line = f"# {some} are made from the beginning, and what is there gets .old-1 behind its name\n"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lacking", ["sbatch", "squeue", "room", "data", "local data"])
+def test_nothing_is_set_aside_before_something_can_be_made(
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: str,
+) -> None:
+    """Where nothing can be submitted or started, `again=yes` leaves the finished runs where and as they are."""
+    monkeypatch.setenv("GLT_SITE", "")
+    monkeypatch.setattr(cost, "images_of", lambda run: 1000)
+    monkeypatch.setattr(limits, "limits", lambda slurm: limits.Limits(of_jobs=(limits.Limit(0, "a limit"),)))
+    if "data" not in lacking:
+        monkeypatch.setattr(launch, "_check_data", lambda *_: None)
+    (tmp_path / "bin").mkdir()
+    stub(tmp_path / "bin", "squeue", "exit 1" if lacking == "squeue" else "exit 0")
+    if lacking != "sbatch":
+        stub(tmp_path / "bin", "sbatch", "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    words = ["data=digits_glt", f"data.root={tmp_path}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
+    for seed in (0, 1):
+        made(resolve([*words, f"seed={seed}"]))
+    before = sorted(path.name for path in (tmp_path / "runs").glob("[!.]*/*"))
+    cluster, seeds = "local" if lacking == "local data" else "slurm", "seeds=0,1" if lacking == "room" else "seed=0"
+    assert launch.main([*words, f"cluster={cluster}", "again=yes", seeds]) == 2
+    said = {"sbatch": "no sbatch", "squeue": "SLURM does not answer (squeue), so nothing", "room": "0 of 2 jobs"}
+    assert said.get(lacking, "python -m sharding.build") in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "runs").glob("[!.]*/*")) == before
+    assert not list((tmp_path / "runs").glob("*.old-*"))
 
 
 def test_another_commit_is_shown_in_one_line_and_marks_nothing(
@@ -178,7 +235,7 @@ def test_a_dry_run_shows_what_again_makes_anew(
     other = folder.with_name(folder.name.replace("-s0-", "-s1-"))
     assert launch.main([*words, "again=yes"]) == 0
     shown = capsys.readouterr().out
-    assert f"# {folder.name} is made anew, and what is there becomes {folder.name}.old-1\n" in shown
+    assert f"# {folder.name} is made from the beginning, and what is there gets .old-1 behind its name\n" in shown
     assert f"\n  [0] {folder}  made anew\n  [1] {other}\n\n# batch file of " in shown
     assert "# 2 runs to make, 2,000 training images" in shown
     assert launch.main(words) == 0
@@ -195,13 +252,15 @@ def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.Monk
     words = ["recipe=glt_crt", "data=digits_glt", f"runs={recipe.run_folder.parent}", "again=yes"]
     first, second = requested_runs(words, Site())[0]
     assert (first.again, second.again) == (False, True)
-    assert set_aside(recipe.run_folder) is None
+    set_aside([recipe.run_folder])
     for number in (1, 2):
-        assert set_aside(made(recipe)) == recipe.run_folder.with_name(f"{recipe.run_name}.old-{number}")
+        set_aside([made(recipe)])
+        assert (recipe.run_folder.with_name(f"{recipe.run_name}.old-{number}") / "done").exists()
     folder = made(recipe)
     monkeypatch.setattr(run_state, "state_of", lambda *_: "running")
     with pytest.raises(RecipeError, match="is running, so it is not set aside"):
-        set_aside(folder)
+        set_aside([folder])
+    assert (folder / "done").exists()
     with pytest.raises(RecipeError, match="again=maybe is not legal"):
         requested_runs(["again=maybe"], Site())
 

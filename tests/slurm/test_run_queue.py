@@ -140,10 +140,10 @@ def test_a_finished_run_without_its_weights_says_what_is_needed(
     (folder / "recipe.yaml").write_text(dump(recipe))
     (folder / "done").write_text('{"weights": {"last": ["last.pt", "0"], "best": ["best-0001.pt", "1"]}}')
     lost = said()
-    assert lost.startswith(f"{folder} is finished: nothing to do; its weights ckpt/last.pt are gone")
-    assert lost.endswith("train the run again (its command with again=yes, which keeps this one beside)\n")
+    assert lost.startswith(f"{folder} is finished: nothing to do; the weights ckpt/last.pt are gone")
+    assert lost.endswith("train again (by the command with again=yes, which keeps what is there beside it)\n")
     for words in ([f"export={folder}", "select=best", "out=file"], [f"eval={folder}", "select=best"]):
-        with pytest.raises(RecipeError, match=r"its weights ckpt/best-0001\.pt are gone"):
+        with pytest.raises(RecipeError, match=r"the weights ckpt/best-0001\.pt are gone"):
             reuse.parse(words, Site())
     (folder / "ckpt").mkdir()
     (folder / "ckpt" / "best-0001.pt").touch()
@@ -152,28 +152,28 @@ def test_a_finished_run_without_its_weights_says_what_is_needed(
     assert said() == f"{folder} is finished: nothing to do\n"
 
 
-def test_of_several_runs_without_their_weights_only_the_first_says_what_to_do(
+def test_many_runs_without_their_weights_say_once_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A table on light copies has a line for each finished run, and the long advice once."""
-    asked = recipes(tmp_path, 3)
+    """A table on light copies has a line for all that lack the same, with the first names and a count."""
+    asked = recipes(tmp_path, 5)
     for recipe in asked:
         recipe.run_folder.mkdir()
         (recipe.run_folder / "done").write_text('{"weights": {"last": ["last.pt", "0"]}}')
     (asked[0].run_folder / "ckpt").mkdir()
     (asked[0].run_folder / "ckpt" / "last.pt").touch()
     assert run_all([Run(recipe) for recipe in asked], accept) == 0
-    whole, first, second = (
-        line.split(": nothing to do")[1] for line in capsys.readouterr().out.splitlines() if "nothing to do" in line
-    )
-    assert (whole, second) == ("", "; its weights are gone, too") and first.endswith("keeps this one beside)")
+    whole, light = capsys.readouterr().out.splitlines()
+    assert whole == f"{asked[0].run_folder} is finished: nothing to do"
+    names = ", ".join(recipe.run_name for recipe in asked[1:4])
+    assert light.startswith(f"{names} and 1 more are finished: nothing to do; the weights ckpt/last.pt are gone, which")
 
 
 def test_one_after_another_and_the_independent_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Runs follow one another in the order of their needs; when one fails, what needs it is not started, the rest is,
-    and the exit code is the failure's. The last lines say what became of each, in the order of the command."""
+    and the exit code is the failure's. The last lines say what became of each that was to be made."""
     made = recipes(tmp_path, 5)
     folders = [recipe.run_folder for recipe in made]
     machine = Machine(monkeypatch, {1: 1})
@@ -188,12 +188,12 @@ def test_one_after_another_and_the_independent_rest_goes_on(
     ]
     assert run_all(runs, accept) == 1
     assert machine.started == [1, 0, 3] and machine.most == 1
-    assert capsys.readouterr().out.splitlines()[-5:] == [
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{folders[4]} is finished: nothing to do" and said[-4:] == [
         f"not started, needs {folders[1].name}: {folders[2]}",
         f"failed: {folders[1]}",
         f"finished: {folders[3]}",
         f"finished: {folders[0]}",
-        f"finished: {folders[4]}",
     ]
 
 
@@ -234,6 +234,33 @@ def test_a_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ]
 
 
+def test_what_again_has_begun_goes_on_without_this_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`again=yes` sets all its finished runs aside when the first can start, and the sentences after Ctrl-C name the
+    command that makes the rest and none of them twice: it is the one without again=yes."""
+    made = recipes(tmp_path, 2)
+    for recipe in made:
+        recipe.run_folder.mkdir()
+        for name in ("recipe.yaml", "done"):
+            (recipe.run_folder / name).write_text("{}")
+    runs = [Run(recipe, command=("launch.py", "again=yes"), again=True) for recipe in made]
+
+    def refuse(recipe: Recipe) -> None:
+        raise RecipeError("no data")
+
+    with pytest.raises(RecipeError, match="no data"):
+        run_all(runs, refuse)
+    assert not list(tmp_path.glob("*.old-1"))
+    Machine(monkeypatch, {0: "Ctrl-C"})
+    assert run_all(runs, accept) == 99
+    said = "stopping; the same command without again=yes goes on from what is saved (Ctrl-C again ends at once)\n"
+    assert said in capsys.readouterr().out and len(list(tmp_path.glob("*.old-1"))) == 2
+    assert process_group.goes_on(runs[0]).endswith("the same command without again=yes starts it again")
+    machine = Machine(monkeypatch)
+    assert run_all([Run(recipe) for recipe in made], accept) == 0 and machine.started == [0, 1]
+
+
 def test_an_interrupt_asks_all_under_way_to_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,7 +284,7 @@ def test_an_interrupt_asks_all_under_way_to_save(
             3,
             None,
             "rank 0 ended with code 3 after step 0; no checkpoint was made yet, so once the cause is mended the same "
-            "command starts it anew",
+            "command starts it again",
         ),
         (3, 7, "ended with code 3 after step 7; the same command goes on from the last checkpoint"),
         (99, 7, "stopped and saved after step 7; the same command goes on from there"),

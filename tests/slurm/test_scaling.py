@@ -218,6 +218,15 @@ def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) ->
     assert "1,024 ranks: not legal, 128 at most" in strong and "1,024 ranks" in large and "not legal" not in large
 
 
+def test_a_given_size_of_the_reduction_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """`suite_bytes=` takes the place of what follows from each batch."""
+    said = []
+    for words in ([], ["suite_bytes=1e12"]):
+        main(["image_s=0.0003", *words])
+        said.append([line for line in capsys.readouterr().out.splitlines() if " 64 ranks" in line])
+    assert all(one != other for one, other in zip(*said, strict=True)) and len(said[0]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -227,6 +236,7 @@ def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) ->
         (["image_s=1", "queue_s=-1"], "queue_s=-1 is not legal; a number from 0 is"),
         (["image_s=1", "save_s=inf"], "save_s=inf is not legal"),
         (["cores=2"], "image_s= is missing"),
+        (["image_s=1", "evaluate_s=9"], "unknown key 'evaluate_s'"),  # it changes nothing that is printed
     ],
 )
 def test_a_word_that_is_no_number_is_one_sentence(words: list[str], said: str) -> None:

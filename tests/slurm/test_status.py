@@ -62,7 +62,8 @@ def test_verdicts(
     assert requeue.decide(tmp_path, cancelled) == verdict
 
 
-SUBMITTED, START, STOPPED = ("submitted", {"job": "7"}), ("start", {}), ("stopped", {})
+SUBMITTED, START, STOPPED = ("submitted", {"job": "7"}), ("start", {"incarnation": "7.0"}), ("stopped", {})
+HERE = ("start", {"incarnation": "local.29500"})
 
 
 def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
@@ -105,6 +106,14 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([SUBMITTED, START, STOPPED], {"7": "CANCELLED"}, False, "cancelled"),
         ([SUBMITTED, START, _verdict("cancelled"), STOPPED], {}, False, "cancelled"),
         ([SUBMITTED, START, _verdict("cancelled"), SUBMITTED], {"7": "RUNNING"}, False, "running"),
+        ([SUBMITTED, _verdict("cancelled"), START, STOPPED], {}, False, "cancelled"),  # on its way out
+        ([SUBMITTED, _verdict("cancelled"), HERE, STOPPED], {"7": "CANCELLED"}, False, "stopped"),
+        ([SUBMITTED, _verdict("cancelled"), HERE, ("failed", {"rank": 0, "error": "E"})], {}, False, "failed"),
+        ([SUBMITTED, START, HERE, STOPPED], {"7": "TIMEOUT"}, False, "stopped"),
+        ([SUBMITTED, START, HERE, STOPPED], None, False, "stopped"),
+        ([SUBMITTED, START, HERE], None, False, "lost"),
+        ([SUBMITTED, HERE, STOPPED, SUBMITTED], {"7": "PENDING"}, False, "queued"),
+        ([SUBMITTED, HERE, STOPPED, SUBMITTED], None, False, "unknown"),
         ([SUBMITTED, START, STOPPED], {"7": "TIMEOUT"}, False, "timed out"),
         ([SUBMITTED, START, _verdict("requeue refused")], {}, False, "failed"),
         ([START, ("failed", {"rank": 1, "error": "E: x"})], {}, False, "failed"),
@@ -120,7 +129,7 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
 )
 def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: bool, state: str) -> None:
     """The status command's word for a run follows from the first that knows: done, the queue, the last event; where
-    SLURM does not answer it says so."""
+    SLURM does not answer it says so. Since a start on this machine neither an earlier job nor its verdict counts."""
     for event, values in noted:
         events.append_event(tmp_path, event, **values)
     if done:
@@ -319,6 +328,8 @@ def test_a_damaged_run_does_not_hide_the_others(
         (["runs={}/none"], "runs={}/none is no folder"),
         (["watch"], "watch= needs a value"),
         (["why="], "why= needs a value"),
+        (["why=a", "cancel=b"], "why= and cancel= do not go together"),
+        (["cancel=b", "watch=5"], "cancel= and watch= do not go together"),
         (["wacth=5"], "did you mean watch?"),
     ],
 )

@@ -76,6 +76,10 @@ def test_waiting_elements_of_an_array_are_one_line(tmp_path: Path, monkeypatch: 
     assert first == "table=t: 5 runs, 0 done, 1 running, 4 queued, 0 failed, hours left unknown, array 17"
     assert head.split()[0] == "run"
     assert [row.split("  ")[0] for row in rows] == ["4 runs of array 17", "run-2"]
+    for number in range(5):
+        (tmp_path / f"run-{number}" / "done").touch()
+    assert status.main([f"runs={tmp_path}"]) == 0
+    assert capsys.readouterr().out.split()[0] == "run", "a command that is finished has no line any more"
     few = [line(f"r{n}", "queued", job=f"8_{n}") for n in range(2)]
     assert without_alike(few) == few
 

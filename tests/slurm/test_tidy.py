@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -121,6 +122,34 @@ def test_what_is_found_is_removed_and_nothing_else(runs: Path, capsys: pytest.Ca
     left = {name: data for name, data in before.items() if not any(f"{runs}/{name}".startswith(one) for one in gone)}
     assert {name: data for name, data in content(runs).items() if not name.endswith((".launching", "lock"))} == left
     assert superfluous.look(runs, run_state.queue()).items == []
+
+
+def test_commands_and_arrays_stay_while_they_are_needed(runs: Path) -> None:
+    """What was noted of a command goes when all its runs are finished, or gone, and the folder of a job array when no
+    run of it is unfinished; without SLURM's answer arrays stay. What a killed submission left goes anyhow."""
+    (done,) = (path.parent for path in runs.glob("glt_ifl-*/done") if "old" not in path.parent.name)
+    lists = {"ready": [done.name], "waits": [done.name, "queued-run"], "begun": [done.name, "none"], "gone": ["none"]}
+    for name, of_runs in lists.items():
+        line = json.dumps({"command": name, "runs": of_runs})
+        old(runs / ".commands" / f"{name}.jsonl", f"{line}\n".encode())
+        for number, run in enumerate(of_runs):
+            link = runs / ".arrays" / name / str(number) / "0"
+            link.parent.mkdir(parents=True)
+            link.symlink_to(Path("..", "..", "..", run))
+        old(runs / ".arrays" / name / f"{name}.sh")
+        os.utime(runs / ".arrays" / name, (HOURS_AGO, HOURS_AGO))
+    left = old(runs / ".arrays" / ".glt_ifl-x2-0123abcd.4567cdef", None)
+    (runs / ".commands" / "young.jsonl").write_text(json.dumps({"command": "c", "runs": [done.name]}) + "\n")
+    found = named(superfluous.look(runs, run_state.queue()).items)
+    of_commands = {f"{runs}/.commands/{name}.jsonl" for name in ("ready", "gone")}
+    of_arrays = {f"{runs}/.arrays/{name}" for name in ("ready", "begun", "gone")}
+    assert of_commands | of_arrays <= found[SUBMISSION] and str(left) in found[LEFTOVERS]
+    assert not any("waits" in name or "young" in name for names in found.values() for name in names)
+    unasked = {name for names in named(superfluous.look(runs, None).items).values() for name in names}
+    assert of_commands <= unasked and not of_arrays & unasked
+    assert tidy(runs, "yes") == 0
+    assert sorted(path.name for path in (runs / ".arrays").iterdir()) == ["waits"] and (done / "done").exists()
+    assert sorted(path.stem for path in (runs / ".commands").iterdir()) == ["begun", "waits", "young"]
 
 
 def test_what_second_stages_and_tables_need_stays(runs: Path) -> None:

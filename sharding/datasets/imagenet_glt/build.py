@@ -37,7 +37,7 @@ from sharding.building.packing import (
     planned_counts,
     source_changed,
 )
-from sharding.building.request import Request
+from sharding.building.request import Request, Unbuilt
 from sharding.datasets.imagenet_glt import clustering, features
 from sharding.datasets.imagenet_glt.annotations import Annotation, Rows, read, write
 from sharding.datasets.imagenet_glt.archive import Classes, ClassImages, list_classes
@@ -74,6 +74,8 @@ def build(request: Request) -> None:
     if not request.stage and is_built(request.out, NAME, options) and not _source_changed(request, source):
         print(f"{NAME} is already in {folder}: nothing to do")
         return
+    if request.only_asks:
+        raise Unbuilt
     classes = list_classes(source, work, request.processes)
     if not request.annotation and request.scale == 1:  # else the split files, or the source itself, say what is needed
         _check_classes(classes, source)

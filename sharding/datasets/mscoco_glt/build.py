@@ -45,7 +45,7 @@ from sharding.building.packing import (
     source_changed,
 )
 from sharding.building.raw_files import Place
-from sharding.building.request import Request
+from sharding.building.request import Request, Unbuilt
 from sharding.building.source_stamps import Origin, Raw
 from sharding.datasets.mscoco_glt.annotations import Authors, read_authors
 from sharding.datasets.mscoco_glt.attributes import Attributes, load_arrays, plain_arrays
@@ -87,6 +87,8 @@ def build(request: Request) -> None:
         if built and not source_changed(folder, request.source):
             print(f"{NAME} is already in {folder}: nothing to do")
             return
+        if request.only_asks:
+            raise Unbuilt
         dealt = _deal(request, attributes)
         dealt = replace(dealt, notes=_twins(dealt).added_to(dealt.notes))
         _save(folder / WORK / "split.npz", dealt, options)

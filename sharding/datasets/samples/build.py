@@ -18,7 +18,7 @@ from typing import Any
 
 from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, source_changed
-from sharding.building.request import Request
+from sharding.building.request import Request, Unbuilt
 from sharding.building.samples_words import file_of
 from sharding.datasets.samples.equal_images import doubt_two_labels
 from sharding.datasets.samples.listed.arrays import Listed
@@ -73,6 +73,8 @@ def build(request: Request) -> None:
     if not request.stage and is_built(request.out, request.name, options) and not source_changed(folder, base):
         print(f"{request.name} is already in {folder}: nothing to do")
         return
+    if request.only_asks:
+        raise Unbuilt
     if request.does("index"):
         _say_index(found)
     if request.stage == "index":
