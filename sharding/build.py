@@ -55,24 +55,30 @@ def _build(name: str, request: Request, samples: Iterable[Labelled | tuple[Any, 
         if samples is not None:
             keep_samples(samples, request.out / name / KEPT)
         _builder(request).build(request)
-        if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
-            _draw(open_dataset(request.out, name), request.preview)
-        if request.license is not None and (request.out / name / DATASET_FILE).exists():
-            state_licence(request.out / name, request.license)
+        _add(name, request)
+
+
+def _add(name: str, request: Request) -> None:
+    """Draw the sheet and state the licence that a request asks for, where the data set is there."""
+    if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
+        _draw(open_dataset(request.out, name), request.preview)
+    if request.license is not None and (request.out / name / DATASET_FILE).exists():
+        state_licence(request.out / name, request.license)
 
 
 def is_there(arguments: Sequence[str]) -> bool:
-    """Say whether the whole build that `arguments` ask for has nothing to do, and print so; nothing is built.
+    """Say whether the whole build that `arguments` ask for is there, and print so; a sheet and a licence are added.
 
     Raises:
         DataError: the words or the source are wrong.
         OSError: a folder or file cannot be made or written.
     """
     name, request = parse(arguments)
-    if not (request.out / name / DATASET_FILE).exists() or request.preview or request.license:
+    if not (request.out / name / DATASET_FILE).exists():
         return False
     with _alone(name, request), contextlib.suppress(Unbuilt):
         _builder(request).build(replace(request, only_asks=True))
+        _add(name, request)
         return True
     return False
 

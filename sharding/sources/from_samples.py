@@ -13,7 +13,7 @@ import io
 import json
 import operator
 import os
-import tempfile
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -28,7 +28,7 @@ from sharding.building.raw_files import Pixels, Place
 from sharding.sources.rows import Asked, Row
 
 SAYS = "a folder written by keep_samples"
-LIST, IMAGES = "samples.jsonl", "images.bin"
+LIST, IMAGES, NEW = "samples.jsonl", "images.bin", ".new"
 LEGAL = "bytes of an image file, a path, a PIL image and a uint8 array of H x W, H x W x 3 or H x W x 4 are legal"
 
 _SAVED = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -72,9 +72,14 @@ def keep_samples(samples: Iterable[Labelled | tuple[Any, ...]], folder: Path) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = folder.stat()
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as new:
-        _write(samples, Path(new))
-        changed = _replace(folder, Path(new))
+    new = folder / NEW
+    shutil.rmtree(new, ignore_errors=True)  # of a program that was killed
+    new.mkdir()
+    try:
+        _write(samples, new)
+        changed = _replace(folder, new)
+    finally:
+        shutil.rmtree(new)
     sync_folder(folder)
     if not changed:  # nor has the folder, by whose time a build sees what it need not list again
         os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))

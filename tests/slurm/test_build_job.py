@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -228,6 +229,14 @@ def test_a_finished_build_is_not_submitted_again(
     )
     assert not (tmp_path / "asked").exists() and content(root) == before
     assert not is_there([*asked.words, "seed=7"])
+
+
+def test_a_licence_of_a_finished_set_needs_no_job(raw: Path, root: Path, tmp_path: Path) -> None:
+    """Asked for with license=, a set that is there says so, and has the licence on record."""
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    asked = build_job.parse_command(words(raw, tmp_path, "license=CC-BY-4.0", "cluster=slurm"), Site())
+    assert is_there(asked.words)
+    assert "CC-BY-4.0" in (tmp_path / "imagenet_glt" / "croissant.json").read_text()
 
 
 def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_samples_that_cannot_be_used_leave_the_earlier_ones(tmp_path: Path) -> None:
-    """The folder holds whole samples or none."""
+    """The folder holds whole samples or none, and nothing that a killed program left."""
+    (tmp_path / from_samples.NEW).mkdir()
+    (tmp_path / from_samples.NEW / from_samples.IMAGES).write_bytes(b"half")
     keep_samples([(array(3, 3), 1)], tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DataError, match="sample 1 cannot be used"):
