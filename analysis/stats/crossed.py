@@ -13,7 +13,8 @@ difference of the two means is estimated as
 * E: the part of S that K holds already, since a run errs on samples of its own: the sum over both rows of the variance
   of (run, source) or (run, resample) residuals, as S and K are scaled.
 
-Of one row alone it is the same with the one row's parts.
+Of one row alone it is the same with the one row's parts. A row of one run has no variance over seeds to see: against a
+row of several it is taken to have theirs, so v / n becomes v / n + v in S, and in E alike.
 
 Seeds of the two rows count as independent. Where one row's runs are made from the other's they come in pairs, and S and
 E are those of the pairs' differences.
@@ -170,6 +171,12 @@ def mean_interval(scores: Scores) -> tuple[float, float]:
 def _estimate(scores: list[Scores]) -> Difference:
     """Estimate the sum of the means of scores whose runs are independent."""
     parts = [_part(each) for each in scores]
+    # A row of one run, which has 0 here, takes the other's variance: v / n + v = (1 + n) v / n.
+    if any(part.runs == 1 for part in parts):
+        parts = [
+            part._replace(of_seeds=(1 + part.runs) * part.of_seeds, of_residuals=(1 + part.runs) * part.of_residuals)
+            for part in parts
+        ]
     sources = scores[0].sources
     over_sources = float(np.square(sum(part.beyond_D for part in parts)).sum())
     residuals = sum(part.of_residuals for part in parts)
