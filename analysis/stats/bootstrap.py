@@ -193,9 +193,9 @@ def _sources(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
 
 
 def interval(values: NDArray[np.floating]) -> tuple[float, float] | None:
-    """Return the 2.5th and 97.5th percentile of R values, NaN left out; None where all are NaN."""
+    """Return the 2.5th and 97.5th percentile of R values, NaN left out; None where fewer than two are left."""
     values = values[~np.isnan(values)]
-    if not len(values):
+    if len(values) < 2:
         return None
     low, high = np.percentile(values, [50 - 50 * LEVEL, 50 + 50 * LEVEL])
     return float(low), float(high)

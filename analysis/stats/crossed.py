@@ -137,15 +137,12 @@ def resampled(value_S: NDArray[np.float64], replicate_SR: NDArray[np.floating], 
 
     Args:
         value_S: what they score, float64 [S].
-        replicate_SR: the same on resampled sources, floating [S, R]; NaN, of all runs alike, where a resample has no
-            sample to score.
+        replicate_SR: the same on resampled sources, floating [S, R], R two or more and without NaN.
         sources: of how many the samples are.
         samples: how many there are.
     """
-    there_SR = replicate_SR[:, ~np.isnan(replicate_SR[0])].astype(np.float64)
-    number = there_SR.shape[1]
-    mean_S = there_SR.sum(axis=1) / max(number, 1)
-    return Scores(value_S, (there_SR - mean_S[:, None]) / math.sqrt(max(number - 1, 1)), sources, samples)
+    beyond_SR = replicate_SR - replicate_SR.mean(axis=1, dtype=np.float64, keepdims=True)
+    return Scores(value_S, beyond_SR / math.sqrt(replicate_SR.shape[1] - 1), sources, samples)
 
 
 def difference(first: Scores, second: Scores, paired: bool = False) -> Difference:

@@ -197,11 +197,28 @@ def test_resamples_give_what_the_closed_form_gives() -> None:
     by_resamples = difference(*drawn)
     assert by_resamples.value == by_form.value and by_resamples.runs == (3, 3)
     assert by_resamples.variance == pytest.approx(by_form.variance, rel=0.1)
-    # Resamples without a sample of the subset, NaN, are left out.
-    known = [each._replace(beyond_SD=each.beyond_SD[:, ::2] * math.sqrt(2)) for each in drawn]
-    holes = [np.where(np.arange(4000) % 2, np.nan, side @ weights / 300) for side in sides]
-    left = [resampled(side.mean(axis=1), hole, 150, 300) for side, hole in zip(sides, holes, strict=True)]
-    assert difference(*left).variance == pytest.approx(difference(*known).variance, rel=0.02)
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (3, 3), (1, 3)])
+def test_resamples_without_the_number_are_left_out(rows: tuple[int, int]) -> None:
+    """Those that lack it, NaN, of any of the runs have no part; where fewer than two are left there is no interval, and
+    no test.
+    """
+    rng = np.random.default_rng(3)
+    right = rng.random((sum(rows), 1000)) < 0.5
+    values = right.mean(axis=1)[:, None] + 0.01 * rng.standard_normal((len(right), 40))
+
+    def found(values: np.ndarray) -> tuple[object, object]:
+        runs = [ResampledRun(0, SAMPLES, *run, {F1: 0.5}) for run in zip(right, strict=True)]
+        for run, value_R in zip(runs, values, strict=True):
+            run.values[F1] = value_R
+        return mean_interval(runs, F1), compare_with_baseline("", runs[: rows[0]], runs[rows[0] :], False, F1)
+
+    holes = values.copy()
+    holes[0, ::2], holes[-1, 1] = np.nan, np.nan
+    assert found(holes) == found(values[:, 3::2]) and None not in found(holes)
+    for there in (0, 1):
+        assert found(np.where(np.arange(40) < there, values, np.nan)) == (None, None)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.02, 0.06])

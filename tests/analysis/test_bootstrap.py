@@ -123,7 +123,7 @@ def test_interval_is_of_the_resamples_and_agrees_with_theory(tmp_path: Path) -> 
     width = 1.96 * math.sqrt(p * (1 - p) / 600)
     assert found == pytest.approx((p - width, p + width), abs=0.006)
     assert interval(np.array([np.nan, 1.0, 3.0])) == pytest.approx((1.05, 2.95))
-    assert interval(np.array([np.nan])) is None
+    assert interval(np.array([np.nan])) is interval(np.array([np.nan, 0.5])) is None
 
 
 def test_evaluate_is_what_the_resamples_judge(tmp_path: Path) -> None:
