@@ -15,16 +15,13 @@ more, since a row's runs have the same samples right as those that they are made
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.claims.dependence import repeated_row
 from analysis.claims.statements import Comparison, comparisons
-from analysis.inputs.runs import Run
-from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL, sources
+from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL
 from analysis.stats.crossed import Difference, accuracies, difference
 from analysis.stats.multiple import holm
 from analysis.stats.power import seeds_needed, smallest_effect
@@ -90,34 +87,6 @@ class Judged:
         return sum(each.word.startswith(word) for each in self.verdicts)
 
 
-@dataclass
-class _Read:
-    """What was read of the runs' predictions, once for all comparisons."""
-
-    right: dict[tuple[str, str], tuple[str, NDArray[np.bool_]]] = field(default_factory=dict)
-    """(run folder, split) -> digest of the samples, and whether each is right, [M]."""
-    sources: dict[str, NDArray[np.integer]] = field(default_factory=dict)
-    """Digest of the samples -> [M], where any run knows it: old runs lack it."""
-
-    def of(self, run: Run, select: str, split: str) -> tuple[str, NDArray[np.bool_]]:
-        """Return the digest of a run's test samples, and which it has right.
-
-        Raises:
-            ValueError: the predictions cannot be read.
-        """
-        place = str(run.path), split
-        if place not in self.right:
-            arrays = run.predictions(select, split)
-            said = hashlib.sha256()
-            for name in ("id", "label", "group", "attribute"):
-                said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes() + b"|")
-            digest = said.hexdigest()
-            self.right[place] = digest, arrays["label"] == arrays["prediction"]
-            if len(arrays.get("source", ())) == len(arrays["label"]):
-                self.sources.setdefault(digest, sources(arrays))
-        return self.right[place]
-
-
 def judge(table: Table) -> Judged | None:
     """Judge a table's claims; None where its layout names none, or none of its rows is claimed anything of.
 
@@ -127,25 +96,24 @@ def judge(table: Table) -> Judged | None:
     claimed = comparisons(table.layout)
     if not claimed:
         return None
-    read = _Read()
-    claimed, left_out = _without_repeated(table, claimed, read)
-    compared = [_compare(table, each, read) for each in claimed]
+    claimed, left_out = _without_repeated(table, claimed)
+    compared = [_compare(table, each) for each in claimed]
     corrected = holm([each.p for each in compared])
     order = sorted(corrected)
     verdicts = []
     for each, p in zip(compared, corrected, strict=True):
         before = sum(other < ALPHA and other < p for other in order)
         verdicts.append(_decided(each, p, ALPHA / (len(claimed) - before)))
-    return Judged(table.layout.name, verdicts, [*left_out, *_notes(table, compared, read)])
+    return Judged(table.layout.name, verdicts, [*left_out, *_notes(table, compared)])
 
 
-def _without_repeated(table: Table, claimed: list[Comparison], read: _Read) -> tuple[list[Comparison], list[str]]:
+def _without_repeated(table: Table, claimed: list[Comparison]) -> tuple[list[Comparison], list[str]]:
     """Leave out comparisons of a row with itself, and those that are another one once more; with a note on each."""
     places = {(each.row, each.other, each.column, each.above) for each in claimed}
     kept, said = [], []
     for each in claimed:
         column = table.layout.columns[each.column]
-        pair = [repeated_row(table, row, column, read.of) for row in (each.row, each.other)]
+        pair = [repeated_row(table, row, column) for row in (each.row, each.other)]
         if pair == [each.row, each.other] or (pair[0] != pair[1] and (*pair, each.column, each.above) not in places):
             kept.append(each)
             continue
@@ -158,7 +126,7 @@ def _without_repeated(table: Table, claimed: list[Comparison], read: _Read) -> t
     return kept, said
 
 
-def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
+def _compare(table: Table, of: Comparison) -> Verdict:
     """Compare two rows; without a word yet where there is anything to compare."""
     layout, made = table.layout, _empty(table.layout, of)
     column = made.column
@@ -169,15 +137,14 @@ def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
         lacking = [layout.rows[index] for index, runs in zip((of.row, of.other), sides, strict=True) if not runs]
         return replace(made, why="; ".join(_no_run(layout, row, column) for row in lacking))
     try:
-        right = [[read.of(run, layout.select, column.split) for run in runs] for runs in sides]
+        known = [[table.resamples.of_run(run, layout.select, column.split) for run in runs] for runs in sides]
     except ValueError as error:
         return replace(made, why=f"predictions are damaged: {error}")
-    digests = {digest for side in right for digest, _ in side}
+    digests = {run.samples.digest for side in known for run in side}
     if len(digests) > 1 or len({run.fingerprint for runs in sides for run in runs}) > 1:
         return replace(made, word=UNDECIDED, why="the two rows differ in their data or test samples")
-    (digest,) = digests
-    source = read.sources.get(digest, np.arange(len(right[0][0][1])))
-    first, second = (accuracies(np.stack([of_run for _, of_run in side]), source) for side in right)
+    source_M = known[0][0].samples.source
+    first, second = (accuracies(np.stack([run.right for run in side]), source_M) for side in known)
     found = difference(first, second, bool(paired))
     if (fewest := min(found.runs)) < FEWEST_SEEDS:
         return replace(made, word=f"{UNDECIDED} ({_FEW[fewest]})", found=found)
@@ -244,7 +211,7 @@ def _seeds(of: Comparison, found: Difference, level: float) -> int | None:
     return min((each for each in needed if each is not None), default=None)
 
 
-def _notes(table: Table, compared: list[Verdict], read: _Read) -> list[str]:
+def _notes(table: Table, compared: list[Verdict]) -> list[str]:
     """Say what the verdicts take for granted."""
     without = sorted(
         {
@@ -252,7 +219,7 @@ def _notes(table: Table, compared: list[Verdict], read: _Read) -> list[str]:
             for each in compared
             if each.found is not None
             for run in table.runs.get((each.of.row, each.column.source), [])[:1]
-            if read.of(run, table.layout.select, each.column.split)[0] not in read.sources
+            if not table.resamples.of_run(run, table.layout.select, each.column.split).samples.sources_known
         }
     )
     said = []

@@ -71,10 +71,14 @@ class BaselineTest:
 
 
 def mean_interval(runs: Sequence[ResampledRun], key: Key) -> tuple[float, float] | None:
-    """Return the 95 % interval of a row's mean; None where a run lacks the number, or the test samples differ."""
-    if not _compare(runs, key):
+    """Return the 95 % interval of a row's mean.
+
+    None where a run lacks the number, where fewer than two resamples have it of all runs, or the test samples differ.
+    """
+    there_R = _compared_on(runs, key)
+    if there_R is None:
         return None
-    return interval(runs[0].values[key]) if len(runs) == 1 else crossed.mean_interval(_scores(runs, key))
+    return interval(runs[0].values[key]) if len(runs) == 1 else crossed.mean_interval(_scores(runs, key, there_R))
 
 
 def compare_with_baseline(
@@ -90,10 +94,12 @@ def compare_with_baseline(
         key: the number to compare.
 
     Returns:
-        None where a run has no number for `key`, or where the test samples differ.
+        None where a run lacks the number, where fewer than two resamples have it of all runs, or the test samples
+        differ.
     """
     every = [*first, *second]
-    if not _compare(every, key):
+    there_R = _compared_on(every, key)
+    if there_R is None:
         return None
     means = [math.fsum(run.points[key] for run in side) / len(side) for side in (first, second)]
     about: dict[str, Any] = {
@@ -104,10 +110,10 @@ def compare_with_baseline(
         "samples": int(every[0].samples.inside[key[0]].sum()),
     }
     if len(every) > 2:
-        found = crossed.difference(_scores(first, key), _scores(second, key), paired)
+        found = crossed.difference(_scores(first, key, there_R), _scores(second, key, there_R), paired)
         low, high = found.interval
         return BaselineTest(**about, low=low, high=high, p=found.p_equal(), method="t test")
-    differences = first[0].values[key] - second[0].values[key]
+    differences = (first[0].values[key] - second[0].values[key])[there_R]
     low, high = interval(differences) or (math.nan, math.nan)
     if key[1] != "accuracy":
         return BaselineTest(**about, low=low, high=high, p=bootstrap_p(differences), method="paired bootstrap")
@@ -118,19 +124,25 @@ def compare_with_baseline(
     return BaselineTest(**about, low=low, high=high, p=mcnemar(gained, lost), method="McNemar exact")
 
 
-def _compare(runs: Sequence[ResampledRun], key: Key) -> bool:
-    """Say whether all have the number, and were tested on the same samples."""
-    return len({run.samples.digest for run in runs}) == 1 and all(key in run.values for run in runs)
+def _compared_on(runs: Sequence[ResampledRun], key: Key) -> NDArray[np.bool_] | None:
+    """Say on which resamples all have the number, [R].
+
+    None where these are fewer than two, from which no spread is seen, or where the test samples differ.
+    """
+    if len({run.samples.digest for run in runs}) != 1 or not all(key in run.values for run in runs):
+        return None
+    there_R: NDArray[np.bool_] = ~np.isnan(np.sum([run.values[key] for run in runs], axis=0))
+    return there_R if there_R.sum() > 1 else None
 
 
-def _scores(runs: Sequence[ResampledRun], key: Key) -> crossed.Scores:
-    """Return what runs on the same samples score."""
+def _scores(runs: Sequence[ResampledRun], key: Key, there_R: NDArray[np.bool_]) -> crossed.Scores:
+    """Return what runs on the same samples score, by the resamples of `there_R`."""
     inside = runs[0].samples.inside[key[0]]
     source_M = runs[0].samples.source[inside]
     if key[1] == "accuracy":
         return crossed.accuracies(np.stack([run.right[inside] for run in runs]), source_M)
     value_S = np.array([run.points[key] for run in runs])
-    replicate_SR = np.stack([run.values[key] for run in runs])
+    replicate_SR = np.stack([run.values[key][there_R] for run in runs])
     return crossed.resampled(value_S, replicate_SR, len(np.unique(source_M)), len(source_M))
 
 

@@ -3,7 +3,8 @@
 The scheme. A test set whose M samples were made from C sources is drawn again R = 1,000 times: C sources with
 replacement and equal chances, each with all of its samples. Where every sample has its own source these are M samples.
 All runs of a test set are scored on the *same* resamples, so that two runs differ in a resample only where they differ
-in their predictions. Predictions that do not say their samples' sources count each sample as one.
+in their predictions. The sources are those that the predictions of any run say; where none does, each sample counts as
+one.
 
 Everything is a pure function of the predictions and of `SEED`.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class SampleSet:
     """Numbers of the samples' sources, from 0, [M]; counting from 0 where each sample has its own."""
     inside: dict[str, NDArray[np.bool_]]
     """Which samples a subset holds, [M] each."""
+    sources_known: bool = True
+    """Whether any run says the sources; else each sample counts as one."""
 
 
 @dataclass
@@ -122,6 +125,9 @@ class Resamples:
 
         Ask for all of a run's keys at once: its predictions are read for each call that wants something new.
 
+        A run that is the first to say the sources of its samples changes what all runs on them score: what was kept of
+        them is forgotten. So call this for every run, without `wanted`, before any number is taken.
+
         Args:
             run: the run.
             select: last or best.
@@ -140,15 +146,19 @@ class Resamples:
             if known is None:
                 samples = self._sample_set(arrays, scored)
                 known = self._known[place] = ResampledRun(run.seed, samples, scored.right)
-            digest = known.samples.digest
-            if digest not in self._weights:
-                self._weights[digest] = self.weights(known.samples.source)
-                self._true[digest] = scored.true_counts(self._weights[digest])
-            found = scored.scores(self._weights[digest], new, self._true[digest])
-            known.values |= {key: value.astype(np.float32) for key, value in found.items()}
-            known.points |= {key: float(value[0]) for key, value in scored.scores(wanted=new).items()}
-            self._lacks.setdefault(place, set()).update(set(new) - set(found))
+            if new:
+                self._score(known, scored, new)
+                self._lacks.setdefault(place, set()).update(set(new) - set(known.values))
         return known
+
+    def _score(self, known: ResampledRun, scored: ScoredPredictions, new: tuple[Key, ...]) -> None:
+        digest = known.samples.digest
+        if digest not in self._weights:
+            self._weights[digest] = self.weights(known.samples.source)
+            self._true[digest] = scored.true_counts(self._weights[digest])
+        found = scored.scores(self._weights[digest], new, self._true[digest])
+        known.values |= {key: value.astype(np.float32) for key, value in found.items()}
+        known.points |= {key: float(value[0]) for key, value in scored.scores(wanted=new).items()}
 
     def _sample_set(self, arrays: Mapping[str, NDArray[Any]], scored: ScoredPredictions) -> SampleSet:
         """Return what a run's test samples are, once for all runs on the same."""
@@ -156,29 +166,36 @@ class Resamples:
         for name in ("id", "label", "group", "attribute"):
             said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes())
         digest = said.hexdigest()
+        source_M = _sources(arrays)
         if digest not in self._samples:
             inside = {subset: scored.inside(subset) for subset in (*SUBSETS, "overall_a")}
-            self._samples[digest] = SampleSet(digest, sources(arrays), inside)
+            own = np.arange(len(scored.label))
+            self._samples[digest] = SampleSet(digest, own, inside, sources_known=False)
+        if source_M is not None and not self._samples[digest].sources_known:
+            self._samples[digest] = replace(self._samples[digest], source=source_M, sources_known=True)
+            # What was scored without the sources is not true any more.
+            self._known = {place: run for place, run in self._known.items() if run.samples.digest != digest}
+            self._weights.pop(digest, None)
+            self._true.pop(digest, None)
         return self._samples[digest]
 
 
-def sources(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """Return the numbers, from 0, of the sources of a run's test samples, int64 [M].
+def _sources(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
+    """Return the numbers, from 0, of the sources of a run's test samples, int64 [M]; None where they are not stored.
 
-    Where each sample has its own, or none is stored, they count as the samples stand.
-
-    Args:
-        arrays: as `Run.predictions` returns them.
+    Where each sample has its own, they count as the samples stand.
     """
     samples, stored = len(arrays["label"]), arrays.get("source", ())
+    if len(stored) != samples:
+        return None
     number, source_M = np.unique(stored, return_inverse=True)
-    return source_M if len(stored) == samples > len(number) else np.arange(samples)
+    return source_M if len(number) < samples else np.arange(samples)
 
 
 def interval(values: NDArray[np.floating]) -> tuple[float, float] | None:
-    """Return the 2.5th and 97.5th percentile of R values, NaN left out; None where all are NaN."""
+    """Return the 2.5th and 97.5th percentile of R values, NaN left out; None where fewer than two are left."""
     values = values[~np.isnan(values)]
-    if not len(values):
+    if len(values) < 2:
         return None
     low, high = np.percentile(values, [50 - 50 * LEVEL, 50 + 50 * LEVEL])
     return float(low), float(high)

@@ -13,7 +13,8 @@ difference of the two means is estimated as
 * E: the part of S that K holds already, since a run errs on samples of its own: the sum over both rows of the variance
   of (run, source) or (run, resample) residuals, as S and K are scaled.
 
-Of one row alone it is the same with the one row's parts.
+Of one row alone it is the same with the one row's parts. A row of one run has no variance over seeds to see: against a
+row of several it is taken to have theirs, so v / n becomes v / n + v in S, and in E alike.
 
 Seeds of the two rows count as independent. Where one row's runs are made from the other's they come in pairs, and S and
 E are those of the pairs' differences.
@@ -136,15 +137,12 @@ def resampled(value_S: NDArray[np.float64], replicate_SR: NDArray[np.floating], 
 
     Args:
         value_S: what they score, float64 [S].
-        replicate_SR: the same on resampled sources, floating [S, R]; NaN, of all runs alike, where a resample has no
-            sample to score.
+        replicate_SR: the same on resampled sources, floating [S, R], R two or more and without NaN.
         sources: of how many the samples are.
         samples: how many there are.
     """
-    there_SR = replicate_SR[:, ~np.isnan(replicate_SR[0])].astype(np.float64)
-    number = there_SR.shape[1]
-    mean_S = there_SR.sum(axis=1) / max(number, 1)
-    return Scores(value_S, (there_SR - mean_S[:, None]) / math.sqrt(max(number - 1, 1)), sources, samples)
+    beyond_SR = replicate_SR - replicate_SR.mean(axis=1, dtype=np.float64, keepdims=True)
+    return Scores(value_S, beyond_SR / math.sqrt(replicate_SR.shape[1] - 1), sources, samples)
 
 
 def difference(first: Scores, second: Scores, paired: bool = False) -> Difference:
@@ -170,6 +168,12 @@ def mean_interval(scores: Scores) -> tuple[float, float]:
 def _estimate(scores: list[Scores]) -> Difference:
     """Estimate the sum of the means of scores whose runs are independent."""
     parts = [_part(each) for each in scores]
+    # A row of one run, which has 0 here, takes the other's variance: v / n + v = (1 + n) v / n.
+    if any(part.runs == 1 for part in parts):
+        parts = [
+            part._replace(of_seeds=(1 + part.runs) * part.of_seeds, of_residuals=(1 + part.runs) * part.of_residuals)
+            for part in parts
+        ]
     sources = scores[0].sources
     over_sources = float(np.square(sum(part.beyond_D for part in parts)).sum())
     residuals = sum(part.of_residuals for part in parts)

@@ -2,10 +2,9 @@
 
 A claim is what the paper's numbers say of a row and its baseline, `X + IFL is above X` (or below), in one column. Our
 numbers agree where their difference has the same sign, and surely where the baseline's mark would stand: the test
-against it is over enough seeds and has p < 0.05. A
-ranking compares the order of a column's methods by Kendall's tau-b: 1 for the same order, -1 for the reverse, 0 for
-none in common; ties count for neither. Its interval is that of the resamples of test samples and seeds, which over few
-seeds is too narrow.
+against it is over enough seeds and has p < 0.05. A ranking compares the order of a column's methods by Kendall's tau-b:
+1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its interval is that of the
+resamples of test samples and seeds, which over few seeds is too narrow.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ the command line; the notes say why.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,7 @@ class Table:
         runs: those that count, by row and source.
         brief: the notes, with those that are alike in one.
         grouping: by what classes are grouped, where that is not their data set's own way.
+        resamples: which the cells' statistics rest on; what else is said of the same runs rests on the same.
     """
 
     layout: Layout
@@ -78,6 +80,7 @@ class Table:
     runs: dict[tuple[int, tuple[str, str]], list[Run]]
     brief: list[str] = field(default_factory=list)
     grouping: str = ""
+    resamples: Resamples = field(default_factory=Resamples, compare=False, repr=False)
 
 
 FEW = 4
@@ -125,6 +128,7 @@ def fill_table(
         for source in layout.sources
     }
     notes = _mark_other_data(layout, choices)
+    _learn_sources(layout, runs, resamples)
     baselines = {(index, source): _baseline_of(layout, index, source, choices, runs) for index, source in choices}
     numbers = published.by_place(layout)
     cells: list[list[Cell]] = []
@@ -148,7 +152,15 @@ def fill_table(
     counted = {key: choice.runs for key, choice in choices.items()}
     groupings = {run.grouping for chosen in counted.values() for run in chosen}
     brief = _brief_notes(layout, choices, notes, unused)
-    return Table(layout, cells, notes, counted, brief, max(groupings, default=""))
+    return Table(layout, cells, notes, counted, brief, max(groupings, default=""), resamples)
+
+
+def _learn_sources(layout: Layout, runs: list[Run], resamples: Resamples) -> None:
+    """Read who says the sources of test samples, before anything is scored: they count for all runs on the same."""
+    for run in runs:
+        for split in dict.fromkeys(column.split for column in layout.columns if column.data == run.data):
+            with contextlib.suppress(ValueError):  # its own cell says so
+                resamples.of_run(run, layout.select, split)
 
 
 def _brief_notes(

@@ -54,6 +54,27 @@ def test_runs_say_their_sources(tmp_path: Path) -> None:
     assert found == {"shared": [1, 1, 1, 1, 0, 0, 0, 0, 2, 2], "own": [*range(10)], "short": [*range(10)]}
 
 
+def test_sources_that_one_run_says_count_for_all_in_any_order(tmp_path: Path) -> None:
+    """Of a run that says its sources and one that does not, on the same samples, both are scored by source, also where
+    the one that does not was scored before; where it stands alone, sample by sample."""
+    old, new = runs(tmp_path, HALF, HALF)
+    file = new.path / "preds" / "last" / "test_cbl.npz"
+    np.savez(file, **dict(np.load(file)), source=np.repeat(np.arange(5), 2))
+    want = Resamples(99).of_run(new, "last", "test_cbl", WANTED)
+    alone = Resamples(99).of_run(old, "last", "test_cbl", WANTED)
+    assert want.samples.sources_known and not alone.samples.sources_known
+    assert (alone.values[ACCURACY] != want.values[ACCURACY]).any()
+    for order in ((old, new), (new, old)):
+        resamples = Resamples(99)
+        for run in order:
+            resamples.of_run(run, "last", "test_cbl", WANTED)
+        for run in order:
+            got = resamples.of_run(run, "last", "test_cbl", WANTED)
+            assert got.samples.sources_known and got.samples.source.tolist() == want.samples.source.tolist()
+            for key in WANTED:
+                np.testing.assert_array_equal(got.values[key], want.values[key])
+
+
 def test_large_sets_do_not_overflow() -> None:
     """Above 65,535 samples the counts have a wider type: their sums are still right."""
     m = 70_000
@@ -102,7 +123,7 @@ def test_interval_is_of_the_resamples_and_agrees_with_theory(tmp_path: Path) -> 
     width = 1.96 * math.sqrt(p * (1 - p) / 600)
     assert found == pytest.approx((p - width, p + width), abs=0.006)
     assert interval(np.array([np.nan, 1.0, 3.0])) == pytest.approx((1.05, 2.95))
-    assert interval(np.array([np.nan])) is None
+    assert interval(np.array([np.nan])) is interval(np.array([np.nan, 0.5])) is None
 
 
 def test_evaluate_is_what_the_resamples_judge(tmp_path: Path) -> None:

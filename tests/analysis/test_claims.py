@@ -17,6 +17,7 @@ from analysis.figures.catalogue import draw_all
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_runs
 from analysis.publishing import checklist
+from analysis.stats.bootstrap import Resamples
 from analysis.stats.crossed import accuracies, difference
 from analysis.tables import comparison, published
 from analysis.tables.cells import Cell, Table, fill_table
@@ -253,6 +254,30 @@ def test_sources_widen_the_interval_and_lacking_ones_are_said(tmp_path: Path) ->
     without = judged(tmp_path / "b", ALL, sources=False)
     assert not with_sources.notes and "do not say from which source" in without.notes[0]
     assert [each.found.sources for each in (with_sources.verdicts[0], without.verdicts[0]) if each.found] == [300, 600]
+
+
+@pytest.mark.parametrize("old", ["base-*-s0-*", "base-*", "base_ifl-*", "base*"])
+def test_sources_that_any_run_says_count_in_tables_and_verdicts(old: str, tmp_path: Path) -> None:
+    """Whichever runs are from before predictions said their sources, if only one of the table says them: intervals,
+    tests and verdicts are those of runs that all say them, and arrows rest on the interval of the verdict."""
+    made = small()
+    write_claim_runs(tmp_path, made, ALL, spread=0.02)
+
+    def filled() -> Table:
+        runs, _ = load_runs(tmp_path)
+        return fill_table(made, runs, *tidy(runs), Resamples(50))
+
+    want, want_judged = (found := filled()), judge(found)
+    for file in (file for run in tmp_path.glob(old) for file in (run / "preds" / "last").iterdir()):
+        np.savez(file, **{name: array for name, array in np.load(file).items() if name != "source"})
+    got, got_judged = (found := filled()), judge(found)
+    assert got_judged == want_judged and got_judged is not None
+    for line, want_line in zip(got.cells, want.cells, strict=True):
+        assert [cell.interval for cell in line] == [cell.interval for cell in want_line]
+        assert [cell.baseline_test for cell in line] == [cell.baseline_test for cell in want_line]
+    first = got_judged.verdicts[0]
+    test = got.cells[first.of.row][first.of.column].baseline_test
+    assert test is not None and first.found is not None and (test.low, test.high) == first.found.interval
 
 
 def test_the_comparison_is_of_the_runs_that_count(tmp_path: Path) -> None:

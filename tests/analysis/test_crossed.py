@@ -89,7 +89,17 @@ def test_pairs_of_runs_give_the_paired_test() -> None:
     assert with_seeds(found, 20) == (pytest.approx(found.error / 2), pytest.approx(19.0))
 
 
-@pytest.mark.parametrize("seeds", [(3, 3), (5, 3), (5, 5)])
+def test_a_single_run_is_taken_to_spread_as_the_other_rows_do() -> None:
+    """Of one run against five, where sources differ in nothing, it is Student's test of one value against a sample."""
+    many = np.repeat(np.array([[1], [0], [1], [1], [0]], bool), 4, axis=1)
+    found = compared(np.ones((1, 4), bool), many, np.arange(4))
+    assert found.value == pytest.approx(1 - 3 / 5) and found.freedom == 4.0
+    assert found.variance == pytest.approx(0.3 * (1 + 1 / 5))
+    # As many seeds as are needed rest on the same variance of a run.
+    assert with_seeds(found, 6)[0] == pytest.approx(math.sqrt(0.3 * 2 / 6))
+
+
+@pytest.mark.parametrize("seeds", [(3, 3), (5, 3), (5, 5), (1, 5), (3, 1)])
 @pytest.mark.parametrize("spread", [0.0, 0.02, 0.06])
 def test_the_interval_holds_the_truth(seeds: tuple[int, int], spread: float) -> None:
     """In 95 of 100 simulated studies or more, whether seeds or samples spread more, in few more where seeds do; where
