@@ -196,10 +196,11 @@ def _estimate(scores: list[Scores]) -> Difference:
 
 def _part(scores: Scores) -> _Part:
     runs = len(scores.value_S)
-    mean_D = scores.beyond_SD.mean(axis=0)
+    # Exact sums, so that the same runs in another order give the same bits, and equal rows differ by 0.
+    mean_D = np.array([math.fsum(beyond_S) for beyond_S in scores.beyond_SD.T]) / runs
     spread = float(scores.value_S.var(ddof=1)) / runs if runs > 1 else 0.0
     residual = float(np.square(scores.beyond_SD - mean_D).sum()) / max(runs - 1, 1) / runs
-    return _Part(float(scores.value_S.mean()), mean_D, spread, residual, runs)
+    return _Part(math.fsum(scores.value_S) / runs, mean_D, spread, residual, runs)
 
 
 def quantile(share: float, freedom: float) -> float:
