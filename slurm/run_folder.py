@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipes.backbones.facts import library_of
 from recipes.code.digest import FOLDERS, code_digests
@@ -15,9 +14,6 @@ from recipes.common.files import write_whole
 from recipes.folders import place_aside
 from recipes.resolve import dump
 from recipes.schema import Recipe
-
-if TYPE_CHECKING:
-    from slurm.planning.schedule import Run
 
 
 def prepare(recipe: Recipe, folder: Path) -> None:
@@ -75,7 +71,7 @@ def refuse_under_way(folders: Iterable[Path]) -> None:
             raise RecipeError(f"again=yes: {folder.name} is {state}, so it is not set aside: end it first")
 
 
-def set_aside(runs: Sequence[Run]) -> None:
+def set_aside(recipes: Sequence[Recipe]) -> None:
     """Prepare the folders of runs that are made again; those of runs that have begun are renamed before.
 
     Each notes that it is `new`: it is told from a copy in the archive, and goes on without again=yes.
@@ -84,10 +80,12 @@ def set_aside(runs: Sequence[Run]) -> None:
         RecipeError: one of the runs is under way, or may be; then nothing is changed.
     """
     from slurm.monitoring.events import LAUNCHER, append_event
+    from slurm.monitoring.run_state import has_begun
 
-    refuse_under_way(run.folder for run in runs)
-    for run in runs:
-        if run.sets_aside:
-            run.folder.rename(place_aside(run.folder))
-        prepare(run.recipe, run.folder)
-        append_event(run.folder, "new", incarnation=LAUNCHER)
+    refuse_under_way(recipe.run_folder for recipe in recipes)
+    for recipe in recipes:
+        folder = recipe.run_folder
+        if has_begun(folder):
+            folder.rename(place_aside(folder))
+        prepare(recipe, folder)
+        append_event(folder, "new", incarnation=LAUNCHER)

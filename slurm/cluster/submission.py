@@ -85,7 +85,7 @@ def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     print(*(f"{line}\n" for line in remarks(todo)), sep="", end="", file=sys.stderr, flush=True)
     if plan.arrays:
         # Those that there is no room for, too: the command that goes on with them takes what is finished for made.
-        set_aside([step.run for step in plan.steps if step.run.again])
+        set_aside([step.run.recipe for step in plan.steps if step.run.again])
         begin([run.folder for run in runs], runs[0].command, site.own)
     jobs = dict(plan.jobs)
     for array in plan.arrays:

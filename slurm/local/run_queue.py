@@ -65,7 +65,7 @@ def run_all(
     _refuse_queued([step.run for step in steps])
     code = FINISHED
     if steps:
-        set_aside([step.run for step in steps if step.run.again])
+        set_aside([step.run.recipe for step in steps if step.run.again])
         folders = [run.folder for run in runs]
         folders[0].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ending.begin(folders, runs[0].command, own)

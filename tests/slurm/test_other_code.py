@@ -257,13 +257,13 @@ def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.Monk
     for number in (1, 2):
         made(recipe)
         for _ in range(2):
-            set_aside([run])
+            set_aside([recipe])
         assert events.read(recipe.run_folder)[-1]["event"] == "new" and not run.sets_aside
         assert (recipe.run_folder.with_name(f"{recipe.run_name}.old-{number}") / "done").exists()
     folder = made(recipe)
     monkeypatch.setattr(run_state, "state_of", lambda *_: "running")
     with pytest.raises(RecipeError, match="is running, so it is not set aside"):
-        set_aside([run])
+        set_aside([recipe])
     assert (folder / "done").exists()
     with pytest.raises(RecipeError, match="again=maybe is not legal"):
         requested_runs(["again=maybe"], Site())
