@@ -6,7 +6,7 @@
   train=glt|cbl      training edition
   seed=N             or several runs: seeds=0,1,2  max_jobs=N at once; on SLURM they are job arrays, see docs/arrays.md
   pack=N             N runs side by side in each job, for small runs of one node
-  again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
+  again=yes          make again the runs that are there already; the old folders become NAME.old-1, ...
   table=NAME|PATH    instead of a recipe: all runs of recipes/tables/NAME.yaml or of a file of yours, first stages
                      first; an open table (clt_glt, alt, overall, parts, budgets) on the data sets of data=NAME,NAME
   grid=KEY:V,V+KEY:V,V  each of these runs once for each combination of the values: grid=optim.lr:.05,.1,.2
@@ -120,9 +120,9 @@ class Training:
         kept = [run for run in self.runs if not run.again]
         other = ((run.folder.name, other_code(run.recipe, run.folder)) for run in kept)
         said += [f"{who} {what}" for who, _, what in alike(other)]
-        again = [run.folder for run in self.runs if run.again and run.folder.exists()]
+        again = [run.folder for run in self.runs if run.sets_aside]
         said += [
-            f"{who} {verb} made from the beginning, and what is there gets {suffix} behind its name"
+            f"{who} {verb} made again, and what is there gets {suffix} behind its name"
             for who, verb, suffix in alike((folder.name, place_aside(folder).suffix) for folder in again)
         ]
         said.append(other_commits(run.folder for run in kept))

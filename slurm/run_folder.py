@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from recipes.backbones.facts import library_of
@@ -44,8 +44,8 @@ def other_code(recipe: Recipe, folder: Path) -> str:
         return ""
     goes_on = "" if (folder / "done").exists() else ", and a start goes on with this one"
     return (
-        f"began with another {' and '.join(files)} than there is now{goes_on}: again=yes trains from the beginning and "
-        "keeps what is there beside it"
+        f"began with another {' and '.join(files)} than there is now{goes_on}: again=yes makes a run again and keeps "
+        "the old folder beside it"
     )
 
 
@@ -56,7 +56,7 @@ def _place(kind: str, name: str) -> str:
 
 
 def refuse_under_way(folders: Iterable[Path]) -> None:
-    """Refuse to make runs anew of which one has a job or a process.
+    """Refuse to make runs again of which one has a job or a process.
 
     Raises:
         RecipeError: one is under way, or may be.
@@ -71,13 +71,21 @@ def refuse_under_way(folders: Iterable[Path]) -> None:
             raise RecipeError(f"again=yes: {folder.name} is {state}, so it is not set aside: end it first")
 
 
-def set_aside(folders: Iterable[Path]) -> None:
-    """Rename run folders, so that their runs are made from the beginning; those that are not there are passed over.
+def set_aside(recipes: Sequence[Recipe]) -> None:
+    """Prepare the folders of runs that are made again; those of runs that have begun are renamed before.
+
+    Each notes that it is `new`: it is told from a copy in the archive, and goes on without again=yes.
 
     Raises:
-        RecipeError: one of the runs is under way, or may be; then none is renamed.
+        RecipeError: one of the runs is under way, or may be; then nothing is changed.
     """
-    there = [folder for folder in folders if (folder / "recipe.yaml").exists()]
-    refuse_under_way(there)
-    for folder in there:
-        folder.rename(place_aside(folder))
+    from slurm.monitoring.events import LAUNCHER, append_event
+    from slurm.monitoring.run_state import has_begun
+
+    refuse_under_way(recipe.run_folder for recipe in recipes)
+    for recipe in recipes:
+        folder = recipe.run_folder
+        if has_begun(folder):
+            folder.rename(place_aside(folder))
+        prepare(recipe, folder)
+        append_event(folder, "new", incarnation=LAUNCHER)

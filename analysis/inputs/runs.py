@@ -202,7 +202,7 @@ class Run:
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
         event: dict[str, Any] = next(
-            (event for event in reversed(self.events()) if event.get("event") not in ("start", "submitted")), {}
+            (event for event in reversed(self.events()) if event.get("event") not in ("new", "start", "submitted")), {}
         )
         kind = event.get("verdict", event.get("event"))
         if event.get("event") == "failed":

@@ -38,8 +38,8 @@ def read_weights(path: Path, digest: str) -> Weights:
     """
     if not path.is_file() or file_digest(path) != digest:
         raise CheckpointError(
-            f"{path} is missing or not what was written: put a copy of the file back, or train the run again "
-            "(its command with again=yes, which keeps this one beside)"
+            f"{path} is missing or not what was written: put a copy of the file back, or make the run again "
+            "(by its command with again=yes, which keeps the old folder beside it)"
         )
     return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -1,8 +1,8 @@
 """The archive: copies of finished runs on a disk that is not purged, and the way back.
 
 A copy is made beside its place, every file verified against its source, and then renamed: it is whole or not there.
-`ARCHIVED.json` in it holds each file's sha256. A run of the same name that was made anew takes the place, and the older
-copy becomes NAME.old-N. Standard library only.
+`ARCHIVED.json` in it holds each file's sha256. A run of the same name that was made again takes the place, and the
+older copy becomes NAME.old-N. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from slurm.monitoring.events import read
 MANIFEST = "ARCHIVED.json"
 MORE = ("preds/best/*.npz",)
 """What an archive holds besides a run's light part, so that tables may say `select=best`."""
-REMEDY = "put a whole copy of the run folder in its place, or train the run again with again=yes"
+REMEDY = "put a whole copy of the run folder in its place, or make the run again with again=yes"
 
 DISPLACES = "is the folder of the runs themselves, where a copy would displace its run: another folder is legal"
 
@@ -47,7 +47,7 @@ def keep(folder: Path, archive: Archive) -> Path | None:
         return None
     digests = _copied(folder, place, target, names)
     if digests["done"] != done:
-        raise DataError(f"{folder} was made anew while it was copied")
+        raise DataError(f"{folder} was made again while it was copied")
     return target
 
 
@@ -68,7 +68,7 @@ def lacking(folder: Path, archive: Archive) -> bool:
 def archived(folder: Path, archive: Archive | None) -> Path | None:
     """Return the archive's copy of a run that its folder no longer tells to be finished; None where there is none.
 
-    A run that has been launched since, by again=yes, is not the archived one.
+    A run that again=yes has made new since, also where it waits yet, is not the archived one.
     """
     if archive is None or (folder / "done").exists():
         return None

@@ -85,7 +85,7 @@ def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     print(*(f"{line}\n" for line in remarks(todo)), sep="", end="", file=sys.stderr, flush=True)
     if plan.arrays:
         # Those that there is no room for, too: the command that goes on with them takes what is finished for made.
-        set_aside(step.run.folder for step in plan.steps if step.run.again)
+        set_aside([step.run.recipe for step in plan.steps if step.run.again])
         begin([run.folder for run in runs], runs[0].command, site.own)
     jobs = dict(plan.jobs)
     for array in plan.arrays:
@@ -131,7 +131,10 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
     asked = job_of(array, code, site, condition)
     if not array.alone:
         write_elements(array, asked.folder)
-    job = asked.submit()
+    try:
+        job = asked.submit()
+    except RecipeError as error:
+        raise RecipeError(f"{error}; once the cause is mended, {runs[0].same_command} goes on") from None
     cluster = {"cluster": name} if (name := cluster_name()) else {}
     for number in array.numbers:
         for run in array.elements[number]:

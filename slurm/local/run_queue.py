@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 
@@ -65,7 +65,7 @@ def run_all(
     _refuse_queued([step.run for step in steps])
     code = FINISHED
     if steps:
-        set_aside(step.run.folder for step in steps if step.run.again)
+        set_aside([step.run.recipe for step in steps if step.run.again])
         folders = [run.folder for run in runs]
         folders[0].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ending.begin(folders, runs[0].command, own)
@@ -73,9 +73,16 @@ def run_all(
         todo.work()
         code = todo.code
     if len(runs) > 1:
-        ended = alike((str(run.folder), outcomes[run.folder]) for run in runs if run.folder not in finished)
-        print(*(f"{outcome}: {who}\n" for who, _, outcome in ended), sep="", end="")
+        made = {str(run.folder): outcomes[run.folder] for run in runs if run.folder not in finished}
+        print(*(f"{line}\n" for line in _account(made)), sep="", end="")
     return code
+
+
+def _account(made: Mapping[str, str]) -> Iterator[str]:
+    """Yield what became of each run folder; only finished ones share a line, the others are named one by one."""
+    for who, _, outcome in alike((folder, outcome) for folder, outcome in made.items() if outcome == "finished"):
+        yield f"{outcome}: {who}"
+    yield from (f"{outcome}: {folder}" for folder, outcome in made.items() if outcome != "finished")
 
 
 class _Queue:

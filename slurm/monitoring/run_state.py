@@ -212,6 +212,11 @@ def is_finished(folder: Path) -> bool:
     return (folder / "done").exists()
 
 
+def has_begun(folder: Path) -> bool:
+    """Say whether the run has made anything; a folder that was only prepared holds nothing to keep."""
+    return any((folder / name).exists() for name in ("meta.json", "ckpt", "done"))
+
+
 def missing_weights(folder: Path, select: str = "last") -> str:
     """Say that a finished run's `last` or `best` weights are gone, and what to do; empty where that is not so."""
     try:
@@ -223,7 +228,7 @@ def missing_weights(folder: Path, select: str = "last") -> str:
     best = "; select=best still works" if select == "last" and list((folder / "ckpt").glob("best-*.pt")) else ""
     return (
         f"the weights ckpt/{file} are gone, which eval=, export= and runs that start from them need: put a copy of the "
-        f"file back, or train again (by the command with again=yes, which keeps what is there beside it){best}"
+        f"file back, or make a run again (by its command with again=yes, which keeps the old folder beside it){best}"
     )
 
 

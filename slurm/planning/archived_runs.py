@@ -31,7 +31,7 @@ def marked(runs: Sequence[Run], kept: Archive | None) -> list[Run]:
                 raise RecipeError(
                     f"{run.folder.name} starts from {need.name}, which is finished and archived in "
                     f"{copies[need].parent} without its weights: put a whole copy of its folder into {need.parent}, or "
-                    "train it again by its own command with again=yes"
+                    "make it again by its own command with again=yes"
                 )
     return found
 
@@ -46,7 +46,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
     return [
         f"{names(kept)} {'is' if one else 'are'} finished and archived in {place}, and not trained again: "
         f"{'its folder is' if one else 'their folders are'} put back from there (again=yes makes "
-        f"{'it' if one else 'them'} anew)"
+        f"{'it' if one else 'them'} again)"
     ]
 
 

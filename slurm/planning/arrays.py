@@ -153,6 +153,6 @@ def shown(planned: Sequence[Array], settled: dict[Path, str]) -> str:
         lines.append(f"{word}{of}{throttle}{condition}")
         for number in array.numbers:
             for run in array.elements[number]:
-                anew = ["made anew"] if run.again and run.folder.exists() else []
-                lines.append("  ".join([f"  [{number}] {run.folder}", *filter(None, [run.point]), *anew]))
+                again = ["made again"] if run.sets_aside else []
+                lines.append("  ".join([f"  [{number}] {run.folder}", *filter(None, [run.point]), *again]))
     return "\n".join(lines)

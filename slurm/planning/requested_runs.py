@@ -79,7 +79,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     values, rest = take_words(words, SEVERAL)
     at_once, again = values.get("max_jobs"), values.get("again", "no")
     if again not in ("yes", "no"):
-        raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
+        raise RecipeError(f"again={again} is not legal: yes is, which makes runs again and keeps the old ones, or no")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
         raise RecipeError(
             f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 to 999999"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
-from slurm.monitoring.run_state import is_finished
+from slurm.monitoring.run_state import has_begun, is_finished
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Run:
         remark: what the user should know about it.
         command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
         pipe: the site file's command, by which its data come where their root is `pipe:`.
-        again: what is there already is set aside, and the run made anew.
+        again: what is there already is set aside, and the run made again.
         archived: the archive's copy of it, where it is finished there and no longer here; None else.
         point: the values of `grid=` that it has, as words; empty where it has none.
         words: those that its recipe was resolved from, but for the number of nodes; its row's and its point's among
@@ -49,8 +49,13 @@ class Run:
 
     @property
     def is_to_make(self) -> bool:
-        """Whether there is anything to train or evaluate; a finished run that is made anew is still in its folder."""
+        """Whether there is anything to train or evaluate; a finished run that is made again is still in its folder."""
         return self.again or not (self.archived or is_finished(self.folder))
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether its folder is renamed before it is made: what was only prepared is used."""
+        return self.again and has_begun(self.folder)
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,8 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
             *(f"{folder.name} has left the queue" for folder in step.left[-1:]),
         ]
         above = next((folder for folder in [*step.left[::-1], *step.finished] if folder in lines), None)
-        anew = ["made anew"] if step.run.again and step.run.folder.exists() else []
-        said = [str(step.run.folder), *filter(None, [step.run.point]), *anew]
+        again = ["made again"] if step.run.sets_aside else []
+        said = [str(step.run.folder), *filter(None, [step.run.point]), *again]
         lines[step.run.folder] = (above, "  ".join([*said, *([f"after {' and '.join(after)}"] if after else [])]))
 
     def below(above: Path | None, indent: str) -> list[str]:
@@ -141,6 +146,6 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
 
 def finished_of(runs: Sequence[Run]) -> set[Path]:
     """Return the folders of the runs, and of what they need, that are finished and stay so."""
-    anew = {run.folder for run in runs if run.again}
+    again = {run.folder for run in runs if run.again}
     archived = {run.folder for run in runs if run.archived}
-    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)} - anew | archived
+    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)} - again | archived

@@ -78,7 +78,7 @@ def test_tables_of_the_archive_are_those_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_made_once_and_completed(tmp_path: Path) -> None:
-    """Done again, nothing is copied; with weights wished for later, or a run made anew, the copy is made anew and
+    """Done again, nothing is copied; with weights wished for later, or a run made again, the copy is made again and
     nothing of the older one is lost; the weights are those that `done` names."""
     run, place = finished(tmp_path / "runs"), tmp_path / "archive"
     with pytest.raises(DataError, match="no folder here"):
@@ -94,7 +94,7 @@ def test_a_copy_is_made_once_and_completed(tmp_path: Path) -> None:
         **stored,
         archive.MANIFEST: hashlib.sha256((copy / archive.MANIFEST).read_bytes()).hexdigest(),
     }
-    (run / "done").write_text('{"epochs": 7}')  # made anew
+    (run / "done").write_text('{"epochs": 7}')  # made again
     archive.keep(run, Archive(str(place)))
     assert json.loads((copy / "done").read_text()) == {"epochs": 7}
     assert sorted(path.name for path in place.iterdir()) == [run.name, f"{run.name}.old-1", f"{run.name}.old-2"]
@@ -175,7 +175,7 @@ def test_what_is_archived_is_not_trained_again(
     assert aside.exists() == (left != "nothing") and (f"is in {aside.name} now" in said) == aside.exists()
 
 
-def test_a_run_made_anew_is_not_the_archived_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_made_again_is_not_the_archived_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """again=yes trains although the archive has the run, and the same command without it then goes on with the new
     training."""
     place = tmp_path / "archive"
@@ -199,6 +199,29 @@ def test_a_run_made_anew_is_not_the_archived_one(tmp_path: Path, monkeypatch: py
         events.append_event(folder, "submitted", job="8")
     (under_way,) = archived_runs.marked([Run(recipe)], kept)
     assert under_way.archived is None and under_way.is_to_make
+
+
+def test_what_again_has_not_started_yet_is_not_taken_from_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C in a queue of `again=yes` the command without it makes the runs that wait, one of which a purge had
+    taken whole; nothing is put back from the archive."""
+    place, kept = tmp_path / "archive", Archive(str(tmp_path / "archive"))
+    place.mkdir()
+    asked = recipes(tmp_path / "runs", 3)
+    for recipe in asked:
+        recipe.run_folder.mkdir(parents=True)
+        (recipe.run_folder / "recipe.yaml").write_text(dump(recipe))
+        (recipe.run_folder / "done").write_text("{}")
+        archive.keep(recipe.run_folder, kept)
+    shutil.rmtree(asked[2].run_folder)
+    now = events.time.time()
+    monkeypatch.setattr(events.time, "time", lambda: now + 60)
+    Machine(monkeypatch, {0: "Ctrl-C"})
+    assert run_all(archived_runs.marked([Run(recipe, again=True) for recipe in asked], kept), accept) == 99
+    runs, machine = archived_runs.marked([Run(recipe) for recipe in asked], kept), Machine(monkeypatch)
+    assert not any(run.archived for run in runs)
+    assert run_all(runs, accept) == 0 and machine.started == [0, 1, 2]
 
 
 def test_a_second_stage_takes_its_first_from_the_archive(tmp_path: Path) -> None:

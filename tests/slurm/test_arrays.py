@@ -324,7 +324,7 @@ def test_again_without_room_for_all_names_the_command_that_goes_on(
     command: Callable[..., Launched], tiny_root: Path, tmp_path: Path
 ) -> None:
     """Where there is room for some runs of `again=yes` all are set aside, so that the command without it makes the
-    others, and the sentence says so."""
+    others, and the sentence says so; so does a refusal, after which the same command sets nothing aside twice."""
     stub(tmp_path / "bin", "sacctmgr", 'case "$*" in *assoc*) echo "c|me||2||";; esac')
     stub(tmp_path / "bin", "scontrol", "echo ClusterName = c; echo MaxArraySize = 9")
     words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
@@ -335,13 +335,20 @@ def test_again_without_room_for_all_names_the_command_that_goes_on(
             (folder / name).write_text("{}")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("sys.argv", ["launch.py", "again=yes"])
+        sbatch = (tmp_path / "bin" / "sbatch").read_text()
+        stub(tmp_path / "bin", "sbatch", "echo Invalid account >&2; exit 1")
+        refused = command(*words, "seeds=0,1,2", "again=yes")[2]
+        assert refused.endswith("account; once the cause is mended, the same command without again=yes goes on\n")
+        (tmp_path / "bin" / "sbatch").write_text(sbatch)
         code, said, _ = command(*words, "seeds=0,1,2", "again=yes")
     assert code == 0 and "; the same command without again=yes goes on with the others when there is room\n" in said
-    assert [folder.exists() for folder in folders] == [True, True, False]
+    noted = [[event["event"] for event in events.read(folder)] for folder in folders]
+    assert noted == [["new", "new", "submitted"]] * 2 + [["new", "new"]]
     assert len(list((tmp_path / "runs").glob("*.old-1"))) == 3
     (tmp_path / "queue").write_text("")
     (folders[0] / "done").touch()
-    assert command(*words, "seeds=0,1,2")[0] == 0 and folders[2].exists()
+    assert command(*words, "seeds=0,1,2")[0] == 0 and len(list((tmp_path / "runs").glob("*.old-*"))) == 3
+    assert events.read(folders[2])[-1]["event"] == "submitted"
 
 
 def test_each_account_has_its_own_limit(tmp_path: Path) -> None:

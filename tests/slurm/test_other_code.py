@@ -17,11 +17,12 @@ from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
 from slurm import launch, status
 from slurm.cluster import limits
-from slurm.monitoring import run_state
+from slurm.monitoring import events, run_state
 from slurm.monitoring.commits import other_commits
 from slurm.monitoring.run_state import Job
 from slurm.planning import cost, forecast
 from slurm.planning.requested_runs import requested_runs
+from slurm.planning.schedule import Run
 from slurm.run_folder import other_code, set_aside
 from slurm.site_file import Site
 from tests.helpers.launching import stub
@@ -115,7 +116,7 @@ def test_meta_json_says_what_is_in_no_commit(project: Path, recipe: Recipe) -> N
 
 def made(recipe: Recipe, **meta: object) -> Path:
     """The folder of a finished run."""
-    recipe.run_folder.mkdir(parents=True)
+    recipe.run_folder.mkdir(parents=True, exist_ok=True)
     (recipe.run_folder / "recipe.yaml").write_text(dump(recipe))
     (recipe.run_folder / "meta.json").write_text(json.dumps(meta))
     (recipe.run_folder / "done").write_text("{}")
@@ -134,8 +135,8 @@ def test_a_finished_run_of_other_code_is_told(
     (project / "ifl/methods/ce.py").write_text(METHOD.replace("scale * x", "x"))
     assert launch.main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{folder.name} began with another ifl/methods/ce.py than there is now: again=yes trains from the beginning "
-        "and keeps what is there beside it",
+        f"{folder.name} began with another ifl/methods/ce.py than there is now: again=yes makes a run again and "
+        "keeps the old folder beside it",
         f"{folder} is finished: nothing to do",
     ]
     (folder / "meta.json").write_text("{}")
@@ -157,12 +158,12 @@ def test_the_same_of_many_runs_is_one_line(
     some = f"{', '.join(names[:3])} and 2 more"
     assert launch.main([*words, "cluster=local", "seeds=0,1,2,3,4"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        f"{some} began with another ifl/methods/ce.py than there is now: again=yes trains from the beginning and keeps "
-        "what is there beside it",
+        f"{some} began with another ifl/methods/ce.py than there is now: again=yes makes a run again and keeps the old "
+        "folder beside it",
         f"{some} are finished: nothing to do",
     ]
     assert launch.main([*words, "cluster=dry", "seeds=0,1,2,3,4", "again=yes"]) == 0
-    line = f"# {some} are made from the beginning, and what is there gets .old-1 behind its name\n"
+    line = f"# {some} are made again, and what is there gets .old-1 behind its name\n"
     assert line in capsys.readouterr().out
 
 
@@ -223,7 +224,7 @@ def test_another_commit_is_shown_in_one_line_and_marks_nothing(
     )
 
 
-def test_a_dry_run_shows_what_again_makes_anew(
+def test_a_dry_run_shows_what_is_made_again(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several runs, too: finished ones are to be made, with the name that the old folder would get, and they count
@@ -235,8 +236,8 @@ def test_a_dry_run_shows_what_again_makes_anew(
     other = folder.with_name(folder.name.replace("-s0-", "-s1-"))
     assert launch.main([*words, "again=yes"]) == 0
     shown = capsys.readouterr().out
-    assert f"# {folder.name} is made from the beginning, and what is there gets .old-1 behind its name\n" in shown
-    assert f"\n  [0] {folder}  made anew\n  [1] {other}\n\n# batch file of " in shown
+    assert f"# {folder.name} is made again, and what is there gets .old-1 behind its name\n" in shown
+    assert f"\n  [0] {folder}  made again\n  [1] {other}\n\n# batch file of " in shown
     assert "# 2 runs to make, 2,000 training images" in shown
     assert launch.main(words) == 0
     shown = capsys.readouterr().out
@@ -246,27 +247,30 @@ def test_a_dry_run_shows_what_again_makes_anew(
 
 
 def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`again=yes` is for the runs that a command names; an old folder gets the first free number, and one under way
-    stays."""
+    """`again=yes` is for the runs that a command names; an old folder gets the first free number, one under way stays,
+    and one that was only prepared is used."""
     monkeypatch.setattr(run_state, "queue", lambda: None)
     words = ["recipe=glt_crt", "data=digits_glt", f"runs={recipe.run_folder.parent}", "again=yes"]
     first, second = requested_runs(words, Site())[0]
     assert (first.again, second.again) == (False, True)
-    set_aside([recipe.run_folder])
+    run = Run(recipe, again=True)
     for number in (1, 2):
-        set_aside([made(recipe)])
+        made(recipe)
+        for _ in range(2):
+            set_aside([recipe])
+        assert events.read(recipe.run_folder)[-1]["event"] == "new" and not run.sets_aside
         assert (recipe.run_folder.with_name(f"{recipe.run_name}.old-{number}") / "done").exists()
     folder = made(recipe)
     monkeypatch.setattr(run_state, "state_of", lambda *_: "running")
     with pytest.raises(RecipeError, match="is running, so it is not set aside"):
-        set_aside([folder])
+        set_aside([recipe])
     assert (folder / "done").exists()
     with pytest.raises(RecipeError, match="again=maybe is not legal"):
         requested_runs(["again=maybe"], Site())
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_a_run_under_way_is_not_announced_as_made_anew(
+def test_a_run_under_way_is_not_announced_as_made_again(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cluster: str
 ) -> None:
     """Where one of the runs of `again=yes` waits in the queue, though held, the refusal is all that is said, and no

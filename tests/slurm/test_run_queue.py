@@ -141,7 +141,7 @@ def test_a_finished_run_without_its_weights_says_what_is_needed(
     (folder / "done").write_text('{"weights": {"last": ["last.pt", "0"], "best": ["best-0001.pt", "1"]}}')
     lost = said()
     assert lost.startswith(f"{folder} is finished: nothing to do; the weights ckpt/last.pt are gone")
-    assert lost.endswith("train again (by the command with again=yes, which keeps what is there beside it)\n")
+    assert lost.endswith("make a run again (by its command with again=yes, which keeps the old folder beside it)\n")
     for words in ([f"export={folder}", "select=best", "out=file"], [f"eval={folder}", "select=best"]):
         with pytest.raises(RecipeError, match=r"the weights ckpt/best-0001\.pt are gone"):
             reuse.parse(words, Site())
@@ -190,10 +190,10 @@ def test_one_after_another_and_the_independent_rest_goes_on(
     assert machine.started == [1, 0, 3] and machine.most == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{folders[4]} is finished: nothing to do" and said[-4:] == [
-        f"not started, needs {folders[1].name}: {folders[2]}",
-        f"failed: {folders[1]}",
         f"finished: {folders[3]}",
         f"finished: {folders[0]}",
+        f"not started, needs {folders[1].name}: {folders[2]}",
+        f"failed: {folders[1]}",
     ]
 
 
@@ -221,6 +221,20 @@ def test_nothing_is_foretold_before_the_first_training_image(
     assert run_all([Run(recipe) for recipe in recipes(tmp_path, 3)], accept) == 0
     ends = [line for line in capsys.readouterr().out.splitlines() if " of 3, " in line]
     assert ["about" in line for line in ends] == [False, True, True]
+
+
+def test_all_that_are_not_finished_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The account at the end shortens the finished runs alone: each that failed has a line with its folder."""
+    made = recipes(tmp_path, 8)
+    Machine(monkeypatch, dict.fromkeys(range(4), 1))
+    assert run_all([Run(recipe) for recipe in made], accept) == 1
+    names = ", ".join(recipe.run_name for recipe in made[4:7])
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        f"finished: {names} and 1 more",
+        *(f"failed: {recipe.run_folder}" for recipe in made[:4]),
+    ]
 
 
 def test_a_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

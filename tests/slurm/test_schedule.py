@@ -286,7 +286,10 @@ def test_a_refused_job_leaves_the_others(cluster: dict[str, str], tiny_root: Pat
     result = launch(*words, **cluster)
     second = resolve([*words[:-1], "seed=1"]).run_name
     assert result.returncode == 2
-    assert result.stderr.endswith(f"launch.py: sbatch refused {second}: sbatch: error: QOS limit\n")
+    assert result.stderr.endswith(
+        f"launch.py: sbatch refused {second}: sbatch: error: QOS limit; "
+        "once the cause is mended, the same command goes on\n"
+    )
     again = launch(*words, **cluster)
     assert (
         again.returncode == 0
