@@ -14,7 +14,7 @@ literals:
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
     POSITIVE = ("scale",)      those of ARGS that must be more than 0
     LIMITS = {"beta": {"ge": 0, "lt": 1}}   what others of ARGS must be: ge (or more), gt (more than), le, lt
-    EPOCHS = ("from",)         those of ARGS that are a fraction of the epochs, or from 1 on a whole epoch, 0-based
+    FRACTIONS = ("from",)      those of ARGS that are a fraction of the epochs: what could be an epoch is refused
     COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
     SMOOTHS = True             its losses are softmax cross-entropies that take `optim.label_smoothing` in
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
@@ -92,7 +92,7 @@ class Declaration:
     ARGS: dict[str, Any] = field(default_factory=dict)
     POSITIVE: tuple[str, ...] = ()
     LIMITS: dict[str, dict[str, float]] = field(default_factory=dict)
-    EPOCHS: tuple[str, ...] = ()
+    FRACTIONS: tuple[str, ...] = ()
     COUNTS: bool = False
     SMOOTHS: bool = False
     REFUSES: dict[str, str] = field(default_factory=dict)
@@ -168,8 +168,8 @@ def _check_limits(path: Path, declared: Declaration) -> None:
 
     if declared.POSITIVE:
         _check_choice(path, "POSITIVE", declared.POSITIVE, within_limits({"gt": 0}))
-    if declared.EPOCHS:
-        _check_choice(path, "EPOCHS", declared.EPOCHS, within_limits({"ge": 0}))
+    if declared.FRACTIONS:
+        _check_choice(path, "FRACTIONS", declared.FRACTIONS, within_limits({"ge": 0}))
     if not isinstance(declared.LIMITS, dict):
         raise RecipeError(f"{path}: LIMITS={declared.LIMITS} is not legal: a mapping of arguments to their limits is")
     for key, limits in declared.LIMITS.items():

@@ -42,7 +42,7 @@ from recipes.layers import (
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
-from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, idle, method_args
+from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, method_args
 from recipes.schema import BETAS, EPS, Batch, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
@@ -78,7 +78,6 @@ def resolve(
     check(recipe)
     for key, source in sources.items():
         _refuse_misfit(recipe, key, source)
-    _refuse_idle(recipe, origins)
     return with_digests(_written_out(recipe), said.files if isinstance(said, Noted) else None)
 
 
@@ -179,17 +178,6 @@ def _free_groups(tree: dict[str, Any], origins: dict[str, str]) -> None:
     if divides and batch.get("micro") is None:
         batch["micro"], origins["batch.micro"] = group, f"batch.bn of {origins[key]}, for {origin}"
     batch["bn"], origins[key] = 0, origin
-
-
-def _refuse_idle(recipe: Recipe, origins: Mapping[str, str]) -> None:
-    """Refuse what the command sets and nothing reads; what files say of it for others says nothing there.
-
-    Raises:
-        RecipeError: there is such a key.
-    """
-    for key, why in idle(recipe).items():
-        if origins.get(key) == COMMAND:
-            raise RecipeError(why)
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:

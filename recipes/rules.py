@@ -75,10 +75,9 @@ def kept_epochs(recipe: Recipe) -> str:
     return _no_epochs("log.keep", recipe.log.keep or [], recipe.schedule.epochs)
 
 
-def _no_epochs(key: str, given: float | Sequence[float], epochs: int) -> str:
-    """Say that a milestone, or one of several, is no epoch of the run; a number from 1 on is an epoch, and whole."""
-    milestones = given if isinstance(given, Sequence) else [given]
-    if all(0 <= milestone < epochs and _is_epoch(milestone) for milestone in milestones):
+def _no_epochs(key: str, given: Sequence[float], epochs: int) -> str:
+    """Say that one of several milestones is no epoch of the run; a number from 1 on is an epoch, and whole."""
+    if all(0 <= milestone < epochs and _is_epoch(milestone) for milestone in given):
         return ""
     return (
         f"{key}={given} is not legal: whole epochs from 0 to {epochs - 1} or fractions of schedule.epochs={epochs} are"
@@ -543,11 +542,16 @@ def arguments(recipe: Recipe) -> str:
     return ""
 
 
-def argument_epochs(recipe: Recipe) -> str:
-    """Require that the epochs among the method's arguments are those of the run."""
-    given = {key: value for key, value in method_args(recipe).items() if key in _declared(recipe).EPOCHS}
-    faults = (_no_epochs(f"method.args.{key}", value, recipe.schedule.epochs) for key, value in given.items())
-    return next(filter(None, faults), "")
+def argument_fractions(recipe: Recipe) -> str:
+    """Refuse an epoch of the run where the method takes a fraction of all; from the run's end on both are one."""
+    given, epochs, usual = method_args(recipe), recipe.schedule.epochs, _declared(recipe).args(recipe.preset)
+    for key in _declared(recipe).FRACTIONS:
+        if 1 < given[key] < epochs:
+            return (
+                f"method.args.{key}={given[key]} is not legal: {recipe.method.name} takes a fraction of "
+                f"schedule.epochs={epochs} there and no epoch, such as {usual[key]}, or 1 for all of them"
+            )
+    return ""
 
 
 def divisible(recipe: Recipe) -> str:
@@ -605,7 +609,7 @@ RULES = (
     Rule(lars_whole),
     Rule(label_smoothing),
     Rule(arguments),
-    Rule(argument_epochs),
+    Rule(argument_fractions),
     Rule(divisible),
     Rule(network_fits),
 )

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows
-from recipes.rules import epoch_of
+from ifl.network.heads import deferred
 
 ARGS = {
     "weight": 0.001,  # of the penalty at the start
     "growth": 10.0,  # factor by which the weight grows
-    "grows_every": 0.3,  # epochs, or a fraction of all: the weight grows again each time so many have passed
+    "grows_every": 0.3,  # as a fraction of all epochs: the weight grows again each time so many have passed; 1 is never
     "lag": 0,  # epochs by which it grows later; 1 is the reference, which asks for epoch 30 when that epoch is over
     "by_environment": {
         "paper": False,
@@ -28,8 +28,9 @@ ARGS = {
     },  # IRMv1 in each environment, or the reference's penalty on all rows together
 }
 HEAD = "linear"
+POSITIVE = ("grows_every",)
 LIMITS = {"weight": {"ge": 0}, "growth": {"ge": 0}, "lag": {"ge": 0}}
-EPOCHS = ("grows_every",)
+FRACTIONS = ("grows_every",)
 NEEDS = {
     "environments": "its penalty compares them",
     "whole_groups": "its penalty is that of a whole group",
@@ -39,7 +40,7 @@ NEEDS = {
 class Method(BaseMethod):
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         args = self.task.args
-        period = max(1, epoch_of(args["grows_every"], self.task.epochs))
+        period = max(1, deferred(args["grows_every"], self.task.epochs))
         weight = args["weight"] * args["growth"] ** (max(0, rows.epoch - args["lag"]) // period)
         gradients_BK = scale_gradients(output.logits_BK, rows.labels)
         penalty = by_environment(gradients_BK, rows.streams) if args["by_environment"] else pooled(gradients_BK)

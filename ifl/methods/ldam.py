@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows, Task
-from ifl.network.heads import CosineHead, drw_weights, ldam_margins, less_margin, mean_weights
-from recipes.rules import epoch_of
+from ifl.network.heads import CosineHead, deferred, drw_weights, ldam_margins, less_margin, mean_weights
 
 ARGS = {
     "margin": 0.5,  # the rarest class's, in units of the cosine
     "scale": 30.0,  # s, of the cosines in the loss
     "beta": 0.9999,  # of the class weights; 0 weights all alike
-    "reweight_from": 0.8,  # fraction of the epochs, or epoch, from which on classes are weighted
+    "reweight_from": 0.8,  # fraction of the epochs from which on classes are weighted; 1 is never
     "scaled_scores": {
         "paper": False,
         "corrected": True,
@@ -25,8 +24,8 @@ ARGS = {
 }
 HEAD = "cosine"
 POSITIVE = ("scale",)
-LIMITS = {"margin": {"ge": 0}, "beta": {"ge": 0, "lt": 1}}
-EPOCHS = ("reweight_from",)
+LIMITS = {"margin": {"ge": 0}, "beta": {"ge": 0, "lt": 1}, "reweight_from": {"ge": 0}}
+FRACTIONS = ("reweight_from",)
 COUNTS = True
 
 
@@ -36,7 +35,7 @@ class Method(BaseMethod):
         self.head_scale = task.args["scale"] if task.args["scaled_scores"] else 1.0
         self.margins_K = task.args["scale"] * ldam_margins(task.class_counts, task.args["margin"])
         self.weights_K = drw_weights(task.class_counts, task.args["beta"])
-        self.first_weighted = epoch_of(task.args["reweight_from"], task.epochs)
+        self.first_weighted = deferred(task.args["reweight_from"], task.epochs)
 
     def head(self) -> CosineHead:
         return CosineHead(self.task.feature_dim, len(self.task.class_counts), self.head_scale)

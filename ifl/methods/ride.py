@@ -10,21 +10,25 @@ from __future__ import annotations
 import torch
 
 from ifl.method import BaseMethod, Output, Rows, Task
-from ifl.network.heads import ExpertHeads, drw_weights, expert_losses, ldam_margins, less_margin, mean_weights
-from recipes.rules import epoch_of
+from ifl.network.heads import ExpertHeads, deferred, drw_weights, expert_losses, ldam_margins, less_margin, mean_weights
 
 FORM = "experts"
 ARGS = {
     "margin": 0.5,  # the rarest class's, in units of the cosine
     "scale": 30.0,  # s, of the cosines
     "beta": 0.9999,  # of the class weights
-    "reweight_after": 0.8,  # fraction of the epochs, or epoch, the last of them without class weights and temperatures
+    "reweight_after": 0.8,  # fraction of the epochs, the last without class weights and temperatures; 1 is all
     "diversity": -0.2,  # factor of the divergence of an expert from the experts' mean
     "temperature": 0.02,  # how much a class's temperature depends on its share
 }
 POSITIVE = ("scale",)
-LIMITS = {"margin": {"ge": 0}, "beta": {"ge": 0, "lt": 1}, "temperature": {"ge": 0, "lt": 1}}
-EPOCHS = ("reweight_after",)
+LIMITS = {
+    "margin": {"ge": 0},
+    "beta": {"ge": 0, "lt": 1},
+    "reweight_after": {"ge": 0},
+    "temperature": {"ge": 0, "lt": 1},
+}
+FRACTIONS = ("reweight_after",)
 COUNTS = True
 
 
@@ -35,7 +39,7 @@ class Method(BaseMethod):
         self.weights_K = drw_weights(task.class_counts, task.args["beta"])
         temperatures_K = len(task.prior_K) * task.prior_K * task.args["temperature"] + 1 - task.args["temperature"]
         self.temperatures_K = temperatures_K / temperatures_K.max()
-        self.last_plain = epoch_of(task.args["reweight_after"], task.epochs)
+        self.last_plain = deferred(task.args["reweight_after"], task.epochs)
 
     def head(self) -> ExpertHeads:
         return ExpertHeads(self.task.feature_dim, len(self.task.class_counts), self.task.args["scale"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,19 @@ from recipes.common.cli import take_words
 from recipes.common.errors import DataError, RecipeError, TooManyTasks
 from recipes.common.json_text import read_object
 from recipes.dataset_values import sets_in
-from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
+from recipes.layers import COMMAND, Layer, merged, parse_words
+from recipes.resolve import (
+    FIRST,
+    differences,
+    first_words,
+    load_resolved,
+    of_the_first,
+    resolve,
+    source_of,
+    source_words,
+    without_first,
+)
+from recipes.rules import idle
 from recipes.schema import PROJECT, Recipe
 from recipes.sweeps.grid import Point
 from recipes.table_layout import OF_THE_TABLE, Layout, data_names, find_layout, known_data
@@ -118,6 +130,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         if grid and grid.is_of_training and not made[0][0][0].trains:  # no point of it changes a number
             made = [(fits(command), NO_POINT)]
         named |= _add_points(runs, made, command, [*of_row, *rest], site)
+    _refuse_idle([*rest, *points[0].words], runs, named)
     if grid:
         rows = len(layout.rows) if layout else 0
         said = (*said, *announcement(grid, list(named.values()), rows, len(runs) - len(named)))
@@ -126,6 +139,29 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         for run in runs.values()
     ]
     return Requested(asked, int(at_once) if at_once else None, said, pack)
+
+
+def _refuse_idle(words: Sequence[str], runs: Mapping[Path, Run], named: Mapping[Path, Recipe]) -> None:
+    """Refuse what a command or its grid sets and none of its runs reads: they would be others of the same numbers.
+
+    What files say, a table's `set` too, is for several runs, and may say nothing in all of those here.
+
+    Args:
+        words: the command's, and of a point of its grid.
+        runs: all that it makes.
+        named: the recipes of those that are not only there for others to build on.
+
+    Raises:
+        RecipeError: there is such a key.
+    """
+    firsts = [run.recipe for folder, run in runs.items() if folder not in named]
+    own = [word for word in words if not word.startswith(FIRST)]
+    of_first = [without_first(word) for word in words if word.startswith(FIRST)]
+    for typed, recipes, told in ((own, list(named.values()), str), (of_first, firsts, of_the_first)):
+        keys = merged([Layer(COMMAND, parse_words(typed))])[1]
+        for key, why in idle(recipes[0]).items() if recipes else ():
+            if key in keys and all(key in idle(recipe) for recipe in recipes):
+                raise RecipeError(told(why))
 
 
 def _pack(text: str) -> int:

@@ -157,6 +157,18 @@ def test_the_runs_planned_for_a_table_with_values_are_those_counted(tmp_path: Pa
     assert [[run.name for run in of_row] for of_row in tried] == counted
 
 
+def test_a_row_with_a_value_that_nothing_reads_counts_its_own_runs_alone(tmp_path: Path) -> None:
+    """The value is in their names like any other; a run with it and another value beside it is not the row's."""
+    made = layout(rows=[{**ROWS[0], "set": {"batch.bn_by": "env"}}], preset="corrected")
+    words = made.words(made.rows[0], ("digits_glt", "glt"))
+    own, other = resolve(words), resolve([*words, "optim.lr=0.7"])
+    for recipe in (own, other):
+        path = write_run(tmp_path, "glt_baseline", preset="corrected", hash_=recipe.hash8)
+        (path / "recipe.yaml").write_text(dump(recipe))
+    table = filled(made, load_runs(tmp_path)[0])
+    assert [run.hash for run in table.runs[0, ("digits_glt", "glt")]] == [own.hash8]
+
+
 def test_a_row_counts_the_runs_that_are_its_recipe(tmp_path: Path) -> None:
     """A try with other values in the same folder empties no row: it is listed as a variant, with what differs, and
     marks nothing.

@@ -98,17 +98,15 @@ def test_focal_of_a_sure_row_is_finite(preset: str) -> None:
 
 
 @pytest.mark.parametrize("name, key", [("ldam", "reweight_from"), ("ride", "reweight_after"), ("irm", "grows_every")])
-def test_epochs_of_a_method_are_fractions_or_whole(name: str, key: str) -> None:
-    """80 of 100 epochs acts as .8 does, at every epoch."""
+def test_a_fraction_of_1_and_more_is_all_epochs(name: str, key: str) -> None:
+    """The last of 100 epochs is then as the first, and so it was ever; .8 is epoch 80."""
     z_BK, y_B = torch.randn(B, K), np.arange(B) % K
     parts = (torch.randn(B, 3, K),) if name == "ride" else ()
     streams_B, out = np.arange(B) % 2, Output(torch.zeros(B, D), z_BK, parts)
-    whole, fraction = (method(name, **{key: value}) for value in (80.0, 0.8))
-    losses = [
-        [made.losses(out, rows(y_B, epoch, streams_B=streams_B)) for epoch in (79, 80, 81)]
-        for made in (whole, fraction)
-    ]
-    assert all(map(torch.equal, *losses)) and not torch.equal(losses[0][0], losses[0][2])
+    for value, changes in ((0.8, True), (1.0, False), (100.0, False)):
+        made = method(name, **{key: value})
+        first, before, last = (made.losses(out, rows(y_B, epoch, streams_B=streams_B)) for epoch in (0, 79, 99))
+        assert torch.equal(first, before) and torch.equal(first, last) != changes
 
 
 def test_focal_factor_carries_a_gradient_under_corrected_alone() -> None:

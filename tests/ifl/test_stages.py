@@ -420,7 +420,7 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
         ("ARGS = {'a': 1}\nLIMITS = {'a': {'min': 0}}", "'a': {'min': 0} in LIMITS is not legal: ge, gt, le, lt with"),
         ("ARGS = {'a': 1}\nLIMITS = {'a': {'ge': '0'}}", "'a': {'ge': '0'} in LIMITS is not legal"),
         ("ARGS = {'a': 1, 'b': 3}\nLIMITS = {'a': {'ge': 2}}", "LIMITS=('a',) is not legal; legal: b"),
-        ("ARGS = {'a': 0.8, 'b': 'x'}\nEPOCHS = ('b',)", "EPOCHS=('b',) is not legal; legal: a"),
+        ("ARGS = {'a': 0.8, 'b': 'x'}\nFRACTIONS = ('b',)", "FRACTIONS=('b',) is not legal; legal: a"),
     ],
 )
 def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:

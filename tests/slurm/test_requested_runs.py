@@ -336,3 +336,48 @@ def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path:
     )  # no run is like it: the median of all
     (ifl.folder / "done").write_text("{}")
     assert cost([baseline, ifl]).images == 5 * 209
+
+
+CLEAN_VIEW = "model.train=head data.features=once "
+
+
+@pytest.mark.parametrize(
+    "words, legal",
+    [
+        ("schedule.drops=[0.5]", "schedule.decay=steps"),
+        ('schedule={"gamma":0.5}', "schedule.decay=steps"),
+        ("augment.randaug_pixels=package", "augment.randaug=true"),
+        ("batch.bn_by=env", "ifl.environments=2"),
+        (f"{CLEAN_VIEW}augment.crop_scale=[0.5,1]", "data.feature_views=2"),
+        (f"{CLEAN_VIEW}augment.hflip=false", "data.feature_views=2"),
+        ("recipe=glt_crt first.schedule.gamma=0.5", "first.schedule.decay=steps"),
+        ("grid=schedule.gamma:0.1,0.5", "schedule.decay=steps"),
+        ("schedule.gamma=0.5 grid=optim.lr:0.1,0.2", "schedule.decay=steps"),
+        ("recipe=glt_crt grid=first.schedule.gamma:0.1,0.5", "first.schedule.decay=steps"),
+        (
+            "grid=optim.lr:.1,.2+schedule.gamma:0.1,0.5",
+            "grid=schedule.decay:cosine,steps+schedule.gamma:.1,.5",
+        ),
+    ],
+)
+def test_what_no_run_of_a_command_reads_is_refused(words: str, legal: str, tmp_path: Path) -> None:
+    """It would make another run of the same numbers; where one reads it, or a file says it for others, it is legal."""
+    command = ["data=digits_glt", *words.split()]
+    with pytest.raises(RecipeError, match=r"^(first\.)?[a-z_.]+(=env)? would change nothing with"):
+        runs_of(*command, runs=tmp_path)
+    kept = [word for word in command if not (word.startswith("grid=") and legal.startswith("grid="))]
+    assert runs_of(*kept, legal, runs=tmp_path)
+    assert runs_of("recipe=glt_ldam", "schedule.decay=cosine", runs=tmp_path)[0].recipe.schedule.gamma == 0.01
+
+
+@pytest.mark.parametrize(
+    "table, key, value", [("demo", "batch.bn_by", "env"), ("overall", "augment.randaug_pixels", "package")]
+)
+def test_a_tables_value_need_not_be_read_in_all_of_its_rows(table: str, key: str, value: str, tmp_path: Path) -> None:
+    """It is in the names of all of them, as ever; so are the values of a grid over a table."""
+    (file := tmp_path / "mine.yaml").write_text(yaml.safe_dump({"like": table, "set": {key: value}}))
+    data = ["data=digits_glt"] if is_open(available()[table]) else []
+    by_hand = resolve(["data=digits_glt", f"preset={layout_of(table).preset}", f"{key}={value}"]).hash8
+    for words in ([f"table={file}"], [f"table={table}", f"grid={key}:{value}"]):
+        found = runs_of(*words, *data, "seeds=0", runs=tmp_path)
+        assert by_hand in {run.recipe.hash8 for run in found if run.recipe.recipe == "glt_baseline"}
