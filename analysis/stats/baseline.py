@@ -159,8 +159,6 @@ def mcnemar(gained: int, lost: int) -> float:
     Its hypothesis: of n = gained + lost samples that only one of two has right, each is as likely the first's as the
     second's. Source: McNemar, Psychometrika 12 (1947).
     """
-    n, fewer = gained + lost, min(gained, lost)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    k = np.arange(fewer + 1)
-    terms = log_factorial[n] - log_factorial[k] - log_factorial[n - k] - n * math.log(2)
-    return min(1.0, 2 * float(np.exp(terms).sum()))
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
