@@ -101,11 +101,9 @@ def fault(kind: str, name: Any, what: str) -> str:
         what: the key that it was typed for.
     """
     legal = files(kind)
-    return (
-        ""
-        if name in list(legal)
-        else f"{what}={'null' if name is None else name} does not exist; {nearest(name, sorted(legal))}"
-    )
+    if name in list(legal):
+        return ""
+    return f"{what}={'null' if name is None else name} does not exist; {nearest(name, sorted(legal))}"
 
 
 def named(kind: str, name: Any, what: str) -> Path:
