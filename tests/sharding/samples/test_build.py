@@ -276,10 +276,18 @@ def test_a_test_list_without_a_class(tmp_path: Path) -> None:
 
 
 def test_other_words_leave_no_split_behind(digits: Path, tmp_path: Path) -> None:
-    """A set that is built again without attributes loses the splits that it had with them."""
+    """A set that is built again without attributes loses the splits that it had with them, and nothing of others: shards
+    that lie beside its splits, and a file that was put into one of these.
+    """
     built(digits, tmp_path, *CLUSTERS, name="tiny")
+    mine = [tmp_path / "tiny" / "raw/train" / "shard-000000.tar", tmp_path / "tiny" / "cbl/val" / "notes.md"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
     built(digits, tmp_path, name="tiny")
-    assert not (tmp_path / "tiny" / "cbl").exists() or not list((tmp_path / "tiny" / "cbl").rglob("*.tar"))
+    left = [path for part in ("cbl", "raw") for path in (tmp_path / "tiny" / part).rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(mine) and all(path.read_text() == "mine" for path in mine)
+    shutil.rmtree(tmp_path / "tiny" / "raw")
     report = verify(tmp_path / "tiny", workers=1)
     assert report.problems.count == report.warnings.count == 0
 
