@@ -14,7 +14,7 @@ import json
 import shutil
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,22 +194,23 @@ def pack(
     return {relative: joined(indices) for relative, indices in found.items() if indices}
 
 
-def source_changed(folder: Path, source: Path | None) -> bool:
+def source_changed(folder: Path, source: Path | None, elsewhere: Iterable[str] = ()) -> bool:
     """Return whether the raw images of the finished shards in `folder` may have changed, and print it.
 
-    Only sizes and times of files are compared; packing again compares the bytes. Missing files are skipped: a finished
-    data set does not need them.
+    Only names, sizes and times of files are compared; packing again compares the bytes. Missing files are skipped: a
+    finished data set does not need them.
 
     Args:
         folder: the data set's folder.
-        source: where its source is now; None for a data set without one.
+        source: the folder or archive that records' files count from now; None where there is none.
+        elsewhere: the source's files that are recorded by their whole paths.
     """
     shards = sorted(folder.glob("[!.]*/[!.]*/shard-*.tar"))
-    changed, unrecorded = False, []
+    changed, unrecorded, others = False, [], set(elsewhere)
     for path in shards:  # one after the other: the records of millions of images do not fit into the memory
         relative = path.relative_to(folder)
         known = _origins(_record(folder / WORK / "shards" / f"{relative}.json"))
-        changed = changed or any_changed(source, known or [])
+        changed = changed or any_changed(source, known or [], others)
         unrecorded += [str(relative)] if known is None else []
     if unrecorded:
         named = ", ".join(unrecorded[:3]) + (", ..." if len(unrecorded) > 3 else "")
@@ -218,7 +219,7 @@ def source_changed(folder: Path, source: Path | None) -> bool:
             "a change of the source is not noticed there: deleted, they are made again by the same command"
         )
     if changed:
-        print("its source has other sizes or times than recorded: what was made from other bytes is made again")
+        print("its source has other files, sizes or times than recorded: what was made from other bytes is made again")
     return changed
 
 

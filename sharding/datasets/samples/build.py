@@ -68,16 +68,20 @@ def build(request: Request) -> None:
     found = listed(request.samples, work, request.processes, must_be_kept=request.part != (1, 1))
     options = _options(request, found)
     base = Path(found.base) if found.base else None
-    if not request.stage and is_built(request.out, request.name, options) and not source_changed(folder, base):
+    built = not request.stage and is_built(request.out, request.name, options)
+    if built and not source_changed(folder, base, found.files):
         print(f"{request.name} is already in {folder}: nothing to do")
         return
     if request.only_asks:
         raise Unbuilt
+    if request.does("index") or request.does("finish"):  # what they say of the images must be so today
+        found = listed(request.samples, work, request.processes, each=True)
+        options["images"] = found.digest
     if request.does("index"):
         _say_index(found)
+    made = decided(request, found, work)
     if request.stage == "index":
         write_names(found, work)
-    made = decided(request, found, work)
     if made is not None and (request.does("pack") or request.does("finish")):
         _pack(request, made, options)
 
