@@ -22,13 +22,13 @@ from typing import Any
 
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
-from recipes.common.files import disk_refusal
+from recipes.common.files import disk_refusal, is_unfinished
 from recipes.common.locks import acquire, release
 from recipes.common.output import ends_told, go_on_unread
 from sharding.building.packing import WORK
 from sharding.building.request import HELP, SAMPLES, Request, Unbuilt, builders, declared, parse
 from sharding.checks.statistics import spread
-from sharding.format.croissant import state_licence
+from sharding.format.croissant import licence_of, state_licence
 from sharding.format.dataset import DATASET_FILE, Dataset
 from sharding.open import open_dataset
 from sharding.sources.from_samples import Labelled, keep_samples
@@ -54,8 +54,14 @@ def _build(name: str, request: Request, samples: Iterable[Labelled | tuple[Any, 
     with _alone(name, request):
         if samples is not None:
             keep_samples(samples, request.out / name / KEPT)
+        before = licence_of(request.out / name)
         _builder(request).build(request)
         _add(name, request)
+        if before and not licence_of(request.out / name):
+            print(
+                f"croissant.json said license={before} of a data set with other bytes, and now says none; the same "
+                "command with license= states that of these"
+            )
 
 
 def _add(name: str, request: Request) -> None:
@@ -126,16 +132,20 @@ def _alone(name: str, request: Request) -> Iterator[None]:
     Two builds would overwrite each other's files. Only different parts of one stage may run side by side.
     """
     side_by_side = request.part != (1, 1)
+    work = request.out / name / WORK
     with contextlib.ExitStack() as locks:
         locks.enter_context(
             _locked(request.out / f".{name}.lock", side_by_side, f"another build of {name} in {request.out}")
         )
         if side_by_side:
-            work = request.out / name / ".work"
             work.mkdir(parents=True, exist_ok=True)
             number, parts = request.part
             what = f"part {number} of {parts} of {request.stage} of {name} in {request.out}"
             locks.enter_context(_locked(work / f"{request.stage}-{number}-of-{parts}.lock", False, what))
+        else:
+            for path in work.rglob(".*.tmp"):
+                if is_unfinished(path.name):  # of a build that was killed, for no other is at work
+                    path.unlink()
         yield
 
 

@@ -9,10 +9,12 @@ index.npz and dataset.json are written last.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,16 @@ from sharding.building.process_pool import in_order
 from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
 from sharding.format.dataset import DATASET_FILE, Split, digest_of
 from sharding.format.index import INDEX_FILE, Index, save_index
-from sharding.format.shards import LEGAL_KEY, LEGAL_KEYS, Sample, index_of_shard, joined, shard_name, write_shard
+from sharding.format.shards import (
+    LEGAL_KEY,
+    LEGAL_KEYS,
+    Sample,
+    index_of_shard,
+    is_own,
+    joined,
+    shard_name,
+    write_shard,
+)
 from sharding.images.damage import doubts
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
@@ -183,22 +194,23 @@ def pack(
     return {relative: joined(indices) for relative, indices in found.items() if indices}
 
 
-def source_changed(folder: Path, source: Path | None) -> bool:
+def source_changed(folder: Path, source: Path | None, elsewhere: Iterable[str] = ()) -> bool:
     """Return whether the raw images of the finished shards in `folder` may have changed, and print it.
 
-    Only sizes and times of files are compared; packing again compares the bytes. Missing files are skipped: a finished
-    data set does not need them.
+    Only names, sizes and times of files are compared; packing again compares the bytes. Missing files are skipped: a
+    finished data set does not need them.
 
     Args:
         folder: the data set's folder.
-        source: where its source is now; None for a data set without one.
+        source: the folder or archive that records' files count from now; None where there is none.
+        elsewhere: the source's files that are recorded by their whole paths.
     """
     shards = sorted(folder.glob("[!.]*/[!.]*/shard-*.tar"))
-    changed, unrecorded = False, []
+    changed, unrecorded, others = False, [], set(elsewhere)
     for path in shards:  # one after the other: the records of millions of images do not fit into the memory
         relative = path.relative_to(folder)
         known = _origins(_record(folder / WORK / "shards" / f"{relative}.json"))
-        changed = changed or any_changed(source, known or [])
+        changed = changed or any_changed(source, known or [], others)
         unrecorded += [str(relative)] if known is None else []
     if unrecorded:
         named = ", ".join(unrecorded[:3]) + (", ..." if len(unrecorded) > 3 else "")
@@ -207,7 +219,7 @@ def source_changed(folder: Path, source: Path | None) -> bool:
             "a change of the source is not noticed there: deleted, they are made again by the same command"
         )
     if changed:
-        print("its source has other sizes or times than recorded: what was made from other bytes is made again")
+        print("its source has other files, sizes or times than recorded: what was made from other bytes is made again")
     return changed
 
 
@@ -218,14 +230,35 @@ def raw_digests(folder: Path, relative: str, index: Index) -> list[str]:
 
 
 def finish(folder: Path, indices: Mapping[str, Index]) -> None:
-    """Write each split's index.npz and remove what does not belong there: shards of an older plan, partial files."""
+    """Write each split's index.npz and remove shards of an older plan and partial files; files of others stay."""
     for relative, index in indices.items():
-        keep = set(index.shard_name.tolist())
-        for path in (folder / relative).iterdir():
-            if path.name not in keep:
-                path.unlink()
+        _remove_own(folder / relative, keep=set(index.shard_name.tolist()))
         save_index(folder / relative, index)
         sync_folder(folder / relative)
+
+
+def remove_others(folder: Path, plan: Collection[str]) -> None:
+    """Remove the splits of an earlier build with other words, which no edition names any more; files of others stay.
+
+    A split is a build's by the records of its shards: another folder with shards is not touched.
+    """
+    kept = folder / WORK / "shards"
+    for records in kept.glob("*/*"):
+        relative = records.relative_to(kept).as_posix()
+        if relative not in plan:
+            split = folder / relative
+            _remove_own(split)
+            shutil.rmtree(records)
+            with contextlib.suppress(OSError):  # others have files there
+                split.rmdir()
+                split.parent.rmdir()
+
+
+def _remove_own(split: Path, keep: Collection[str] = ()) -> None:
+    """Remove the files of a split that builds write, but those to keep."""
+    for path in split.glob("*"):
+        if is_own(path.name) and path.name not in keep:
+            path.unlink()
 
 
 def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[str, list[list[int]]]:

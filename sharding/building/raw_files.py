@@ -43,6 +43,14 @@ class Place:
         return f"{self.path}, member {self.name}" if self.name else self.path
 
     @property
+    def file(self) -> str:
+        """The file as it is recorded: relative to the source; the whole path without one."""
+        if not self.root:
+            return os.path.abspath(self.path)
+        below = self.path.removeprefix(self.root + os.sep)
+        return below if below != self.path else os.path.relpath(self.path, self.root)  # slow, for millions of images
+
+    @property
     def short(self) -> str:
         """The image's name without the folders above the source."""
         return self.name or (os.path.relpath(self.path, self.root) if self.root else os.path.basename(self.path))
@@ -68,8 +76,7 @@ class Place:
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
         data = self._file_of(data)
-        file_name = os.path.relpath(self.path, self.root) if self.root else os.path.abspath(self.path)
-        return data, Origin(file_name, stamp.st_size, stamp.st_mtime_ns, hashlib.sha256(data).hexdigest())
+        return data, Origin(self.file, stamp.st_size, stamp.st_mtime_ns, hashlib.sha256(data).hexdigest())
 
     def _file_of(self, stretch: bytes) -> bytes:
         """Return the bytes of an image file from those of the stretch."""

@@ -295,8 +295,18 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
     if builder == SAMPLES and (wrong := samples_words.fault(Samples(**of_samples), words)):
         raise DataError(f"data={name}: {wrong}")
     request = Request(**{**values, "builder": builder, "samples": Samples(**of_samples)})
+    _check_source(request)
     _check_stage(request, stages, words)
     return name, request
+
+
+def _check_source(request: Request) -> None:
+    """Refuse a source in the folder that the build writes, where it could take the source's files for its own."""
+    own = Path(os.path.realpath(request.out / request.name))
+    for path in (*filter(None, [request.source]), *(path for path, _ in request.samples.source)):
+        real = Path(os.path.realpath(path))
+        if real.is_relative_to(own) and not real.is_relative_to(own / ".work"):  # where a program's samples are
+            raise DataError(f"source={path} lies in {own}, which the build writes; one outside of it would be legal")
 
 
 def _check_stage(request: Request, stages: Mapping[str, bool], words: Mapping[str, str]) -> None:

@@ -57,6 +57,11 @@ class Raw(Protocol):
         ...
 
     @property
+    def file(self) -> str:
+        """That file as `Origin` names it."""
+        ...
+
+    @property
     def short(self) -> str:
         """Its name without the folders above the source."""
         ...
@@ -95,9 +100,9 @@ def _stamp(path: str) -> tuple[int, int] | None:
 
 
 def refreshed(images: Sequence[Raw], known: Sequence[Origin]) -> list[Origin] | None:
-    """Return the origins with today's sizes and times; None if the bytes of an image have changed.
+    """Return the origins with today's files, sizes and times; None if the bytes of an image have changed.
 
-    Only images whose file has another size or time than recorded are read. A missing file counts as unchanged.
+    Only images whose file is another than recorded, by its name, size or time, are read. A missing one is unchanged.
 
     Raises:
         DataError: an image, which the sentence names, cannot be read.
@@ -107,7 +112,8 @@ def refreshed(images: Sequence[Raw], known: Sequence[Origin]) -> list[Origin] | 
     stamps = stamps_of({image.path for image in images})
     found = []
     for image, origin in zip(images, known, strict=True):
-        if stamps[image.path] not in (None, origin.stamp):
+        stamp = stamps[image.path]
+        if stamp is not None and (image.file, stamp) != (origin.file, origin.stamp):
             before, origin = origin, image.traced()[1]
             if origin.sha256 != before.sha256:
                 return None
@@ -115,9 +121,25 @@ def refreshed(images: Sequence[Raw], known: Sequence[Origin]) -> list[Origin] | 
     return found
 
 
-def any_changed(source: Path | None, known: Iterable[Origin]) -> bool:
-    """Return whether an existing file of the source has another size or time than recorded."""
+def any_changed(source: Path | None, known: Iterable[Origin], elsewhere: Collection[str] = ()) -> bool:
+    """Return whether the source has other files than recorded, or one of another size or time; a missing one is none.
+
+    Args:
+        source: the folder or archive that the records' files count from; None where there is none.
+        known: the records.
+        elsewhere: the source's files that are recorded by their whole paths.
+    """
     root = "" if source is None else str(source.absolute())
-    recorded = {(os.path.normpath(os.path.join(root, origin.file)), origin.stamp) for origin in known}
-    stamps = stamps_of({path for path, _ in recorded})
-    return any(stamps[path] not in (None, stamp) for path, stamp in recorded)
+    is_archive = os.path.isfile(root)
+
+    def is_its(file: str) -> bool:
+        if os.path.isabs(file):
+            return file in elsewhere
+        return file == os.curdir if is_archive else bool(root)
+
+    recorded = {(origin.file, origin.stamp) for origin in known}
+    paths = {file: os.path.normpath(os.path.join(root, file)) for file, _ in recorded}
+    if not all(map(is_its, paths)):
+        return True
+    stamps = stamps_of(set(paths.values()))
+    return any(stamps[paths[file]] not in (None, stamp) for file, stamp in recorded)

@@ -54,7 +54,10 @@ FIELDS = {
 def describe_again(
     folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Index], license: str | None = None
 ) -> None:
-    """Write a data set's croissant.json; a licence that it states already stays where none is given.
+    """Write a data set's croissant.json.
+
+    Where no licence is given, one that it states already stays if the data set has the same bytes: of other images
+    nobody stated it.
 
     Args:
         folder: the data set's.
@@ -62,7 +65,7 @@ def describe_again(
         indices: of each split.
         license: of the images.
     """
-    text = croissant(meta, indices, license or _licence_of(folder / CROISSANT_FILE))
+    text = croissant(meta, indices, license or licence_of(folder, meta["fingerprint"]))
     write_whole(folder / CROISSANT_FILE, text)
 
 
@@ -79,6 +82,23 @@ def state_licence(folder: Path, license: str) -> None:
     describe_again(
         folder, dataset.meta, {relative: dataset.split(*where).index for relative, where in of.items()}, license
     )
+
+
+def licence_of(folder: Path, fingerprint: str | None = None) -> str | None:
+    """Return the licence that a data set's croissant.json states; None where it states none or cannot be read.
+
+    Args:
+        folder: the data set's.
+        fingerprint: that of the data set of which it must be stated; None: of any.
+    """
+    try:
+        said = parse_json((folder / CROISSANT_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(said, dict) or fingerprint not in (None, said.get("identifier")):
+        return None
+    found = said.get("license")
+    return found if isinstance(found, str) else None
 
 
 def croissant(meta: Mapping[str, Any], indices: Mapping[str, Index], license: str | None = None) -> str:
@@ -215,13 +235,3 @@ def _inline(name: str, said: str, values: list[dict[str, Any]], kinds: Mapping[s
     ]
     data = [{f"{name}#{field}": value for field, value in row.items()} for row in values]
     return {"@type": "cr:RecordSet", "@id": name, "name": name, "description": said, "field": fields, "data": data}
-
-
-def _licence_of(file: Path) -> str | None:
-    """Return the licence that a croissant.json states; None where it states none or cannot be read."""
-    try:
-        said = parse_json(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    found = said.get("license") if isinstance(said, dict) else None
-    return found if isinstance(found, str) else None

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from recipes.common.errors import DataError
-from recipes.common.files import file_digest, sync_folder
-from sharding.format.index import Index, save_index
+from recipes.common.files import file_digest, is_unfinished, sync_folder
+from sharding.format.index import INDEX_FILE, Index, save_index
 
 LEGAL_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 LEGAL_KEYS = "letters, digits, '_', '-' and single '/' inside"
+_FILES = re.compile(rf"shard-[0-9]{{6,}}\.tar|{re.escape(INDEX_FILE)}")
 _OWN = ("id", "source", "label", "group", "attribute")
 
 
@@ -58,7 +59,7 @@ def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 10
     """Write `samples` in their order as shards of `shard_samples` images, with index.npz, and return the index.
 
     It holds one sample in memory at a time, and all keys and sources. The folder is built beside its place and renamed
-    when it is whole; an older folder of that name is replaced.
+    when it is whole; an older folder of that name is replaced, and what others put there is taken over.
 
     Raises:
         DataError: an illegal or repeated key, an image that is not a JPEG, an `extra` entry that would hide a fixed
@@ -87,6 +88,9 @@ def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 10
         if folder.exists():
             os.rename(folder, old)
         os.rename(temporary, folder)
+        for path in old.glob("*"):
+            if not is_own(path.name):
+                os.rename(path, folder / path.name)
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -109,6 +113,11 @@ def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
 def shard_name(number: int) -> str:
     """Return the file name of a split's shard, counted from 0."""
     return f"shard-{number:06d}.tar"
+
+
+def is_own(name: str) -> bool:
+    """Say whether a file of a split's folder is one that builds write, whole or unfinished; others may have theirs."""
+    return _FILES.fullmatch(name) is not None or is_unfinished(name, _FILES.pattern)
 
 
 def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:

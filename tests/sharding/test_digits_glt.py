@@ -365,6 +365,16 @@ def test_failed_split_leaves_the_old_one(tmp_path: Path) -> None:
     assert tree_digest(tmp_path) == before and [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
+def test_a_new_split_leaves_what_others_put_there(tmp_path: Path) -> None:
+    """A split that is written again has its own files and no older ones, and a stranger's file and folder."""
+    write_split(tmp_path / "s", some_samples(6), 2)
+    (tmp_path / "s" / "notes").mkdir()
+    (tmp_path / "s" / "my_features.npy").write_bytes(b"mine")
+    write_split(tmp_path / "s", some_samples(4), 2)
+    names = ["index.npz", "my_features.npy", "notes", "shard-000000.tar", "shard-000001.tar"]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == names
+
+
 @pytest.mark.parametrize("key", ["a.b", "", "a b", "/a", "a/", "a//b", "ä", "../a"])
 def test_illegal_keys_are_refused(tmp_path: Path, key: str) -> None:
     """A key that webdataset would cut or a path would twist is refused by name."""

@@ -384,6 +384,27 @@ def test_the_authors_splits_and_crops(authors: Path, dataset: Dataset, tmp_path:
             }
 
 
+def test_crops_elsewhere_are_built_in(authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another prefix= leads to crops of the same names and other bytes: they are taken as a fresh build takes them. To
+    the same bytes it leads without a shard made again.
+    """
+    shutil.copytree(authors / "crops" / "cbl", tmp_path / "same")
+    (tmp_path / "other").mkdir()
+    for path in (authors / "crops" / "cbl").iterdir():
+        with Image.open(path) as crop:
+            crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "other" / path.name)
+
+    def fingerprint(out: Path, folder: Path) -> str:
+        words = (f"annotation={authors}/cbl.json", f"prefix=/data4/coco_cbl/={folder}/")
+        return str(made(None, out, *words).meta["fingerprint"])
+
+    first = fingerprint(tmp_path / "out", authors / "crops" / "cbl")
+    assert fingerprint(tmp_path / "out", tmp_path / "same") == first
+    assert "were made again" not in capsys.readouterr().out
+    other = fingerprint(tmp_path / "out", tmp_path / "other")
+    assert other == fingerprint(tmp_path / "fresh", tmp_path / "other") != first
+
+
 def test_the_authors_splits_with_crops_cut_here(authors: Path, source: Path, dataset: Dataset, tmp_path: Path) -> None:
     """annotation= with source=: their splits, our crops of the same objects. One file builds its edition alone."""
     found = made(source, tmp_path, f"annotation={authors}/cbl.json", "scale=1")

@@ -121,7 +121,7 @@ def test_only_what_is_damaged_or_missing_is_written_again(
     plan: dict[str, list[Planned]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A flipped byte, a shard that is gone and a record that is gone cost these shards alone; half-written files and
-    strangers go.
+    shards of another plan go, what others put into a split's folder stays.
     """
     folder = tmp_path / "out"
     packed(folder, plan)
@@ -136,9 +136,16 @@ def test_only_what_is_damaged_or_missing_is_written_again(
     (folder / damaged).write_bytes(data)
     (folder / gone).unlink()
     (folder / packing.WORK / "shards" / f"{unrecorded}.json").unlink()
-    (folder / "glt/train/.shard-000000.tar.elsewhere-77").write_bytes(b"half")
+    (folder / "glt/train/.shard-000000.tar.elsewhere-77.tmp").write_bytes(b"half")
     (folder / "glt/train/shard-000009.tar").write_bytes(b"of an older plan")
+    others = {"glt/train/my_features.npy": b"mine", "glt/train/notes/shard-000000.tar": b"a folder of mine"}
+    for name, data in others.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
     packed(folder, plan)
+    assert {name: (folder / name).read_bytes() for name in others} == others
+    for name in others:
+        (folder / name).unlink()
     assert content(folder) == good
     assert {name for name, stamp in written(folder).items() if before[name] != stamp} == {damaged, gone, unrecorded}
     shown = capsys.readouterr()

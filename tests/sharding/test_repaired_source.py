@@ -148,6 +148,26 @@ def test_an_archive_is_compared_image_by_image(tmp_path: Path, capsys: pytest.Ca
     assert shards(tmp_path / "out") == shards(tmp_path / "fresh")
 
 
+def test_an_archive_is_not_the_folder_that_was_packed(tmp_path: Path) -> None:
+    """Class folders and the archive at whose path the source is now, each packed and then replaced by the other: no
+    record of a file can be one of the new source. Nor is a file of a source without a folder any other file.
+    """
+    tree = folder_of(tmp_path / "raw")
+    tar = sources.tar_of_tars(
+        tmp_path / "one.tar", {"n00000001": {f"n{i:02}.JPEG": sources.jpeg(i) for i in range(12)}}
+    )
+    packed(tmp_path / "of folder", in_folder(tree))
+    assert source_changed(tmp_path / "of folder", tar) and not source_changed(tmp_path / "of folder", tree)
+    packed(tmp_path / "of tar", in_archive(tar))
+    assert source_changed(tmp_path / "of tar", tree) and not source_changed(tmp_path / "of tar", tar)
+    whole = [Place(str(tree / f"{i}.jpg")) for i in range(IMAGES)]
+    packed(tmp_path / "of files", whole)
+    assert not source_changed(tmp_path / "of files", None, [place.path for place in whole])
+    shutil.rmtree(tree)
+    assert not source_changed(tmp_path / "of files", None, [place.path for place in whole])
+    assert source_changed(tmp_path / "of files", None, [place.path for place in whole[1:]])
+
+
 def test_records_of_an_earlier_version_are_made_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Shards that do not say what they were made from, or not in words of ours, are made again, in one line; a finished
     data set of such shards says that it cannot know.

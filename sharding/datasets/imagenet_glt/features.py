@@ -134,7 +134,7 @@ def _origins(folder: Path, images: ClassImages) -> list[Origin] | None:
     if not kept or len(kept["stamps"]) != len(images):
         return None
     return [
-        Origin(images.place(i).path, size, mtime_ns, digest.tobytes().hex())
+        Origin(images.place(i).file, size, mtime_ns, digest.tobytes().hex())
         for i, ((size, mtime_ns), digest) in enumerate(zip(kept["stamps"].tolist(), kept["digests"], strict=True))
     ]
 

@@ -84,7 +84,7 @@ def build(request: Request) -> None:
     if request.does("split"):
         options = _options(request, attributes)
         built = not request.stage and is_built(request.out, NAME, options)
-        if built and not source_changed(folder, request.source):
+        if built and not source_changed(folder, request.source, _authors_crops(request)):
             print(f"{NAME} is already in {folder}: nothing to do")
             return
         if request.only_asks:
@@ -302,6 +302,13 @@ def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: getattr(objects, name)[rows] for name in ("file", "box", "size", "annotation", "image", "present")}
 
 
+def _authors_crops(request: Request) -> list[str]:
+    """Return the files of the authors' crops; none where crops are cut here."""
+    if request.source is not None:
+        return []
+    return [Place(path).file for path in read_authors(request.annotation, request.prefix).path.tolist()]
+
+
 def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]) -> Dealt:
     """Split as the authors did.
 
@@ -462,6 +469,11 @@ class Cut:
     def path(self) -> str:
         """The image's file."""
         return self.place.path
+
+    @property
+    def file(self) -> str:
+        """The image's file, relative to the source."""
+        return self.place.file
 
     @property
     def short(self) -> str:

@@ -11,13 +11,11 @@ Stages: `index` (finds the images), `features` and `clusters` (with attributes=c
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from recipes.common.files import file_digest
-from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, source_changed
+from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, remove_others, source_changed
 from sharding.building.request import Request, Unbuilt
 from sharding.building.samples_words import file_of
 from sharding.datasets.samples.equal_images import doubt_two_labels
@@ -70,16 +68,20 @@ def build(request: Request) -> None:
     found = listed(request.samples, work, request.processes, must_be_kept=request.part != (1, 1))
     options = _options(request, found)
     base = Path(found.base) if found.base else None
-    if not request.stage and is_built(request.out, request.name, options) and not source_changed(folder, base):
+    built = not request.stage and is_built(request.out, request.name, options)
+    if built and not source_changed(folder, base, found.files):
         print(f"{request.name} is already in {folder}: nothing to do")
         return
     if request.only_asks:
         raise Unbuilt
+    if request.does("index") or request.does("finish"):  # what they say of the images must be so today
+        found = listed(request.samples, work, request.processes, each=True)
+        options["images"] = found.digest
     if request.does("index"):
         _say_index(found)
+    made = decided(request, found, work)
     if request.stage == "index":
         write_names(found, work)
-    made = decided(request, found, work)
     if made is not None and (request.does("pack") or request.does("finish")):
         _pack(request, made, options)
 
@@ -134,7 +136,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
         return
     doubt_two_labels(indices, made.classes, notices)
     finish(out, indices)
-    _remove_others(out, plan)
+    remove_others(out, plan)
     statistics = {
         edition: channel_statistics(out / splits["train"], indices[splits["train"]], workers)
         for edition, splits in made.editions.items()
@@ -162,10 +164,3 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     for value in values.values:
         print(f"  {value}")
     print(f"{request.name}: {sum(map(len, plan.values())):,} images in {out}")
-
-
-def _remove_others(out: Path, plan: Collection[str]) -> None:
-    """Remove the splits of an earlier build with other words, which no edition names any more."""
-    for shard in sorted(out.glob("[!.]*/[!.]*/shard-*.tar")):
-        if shard.parent.relative_to(out).as_posix() not in plan:
-            shutil.rmtree(shard.parent, ignore_errors=True)

@@ -7,9 +7,10 @@ import gzip
 import io
 import json
 import lzma
+import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from recipes.common.errors import DataError, one_line
@@ -25,6 +26,7 @@ OPEN: dict[str, Callable[[Path], io.BufferedIOBase]] = {
 DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError)
 """What these raise for bytes that are cut off or damaged; bzip2 raises an OSError without a number."""
 _NOT_READ = "zstd"
+_FOLDER, _NOTE = "unpacked", ".json"
 _PIECE = 1 << 20
 
 
@@ -68,8 +70,8 @@ def unpacked(path: Path, work: Path, most: int | None = None) -> Path:
         return path
     if kind == _NOT_READ:
         raise DataError(f"{path}: is compressed by {kind}, which is not read here; unpack it to a plain file first")
-    folder = work / "unpacked"
-    note = folder / f"{path.name}.json"
+    folder = work / _FOLDER
+    note = folder / f"{path.name}{_NOTE}"
     found = path.stat()
     stamp = [str(path.absolute()), found.st_size, found.st_mtime_ns]
     known = json.loads(note.read_text()) if note.is_file() else {}
@@ -81,6 +83,16 @@ def unpacked(path: Path, work: Path, most: int | None = None) -> Path:
     if known.get("stamp") != stamp:
         write_json(note, {"stamp": stamp, "sha256": sha256})
     return copy
+
+
+def forget_others(work: Path, used: Collection[str]) -> None:
+    """Remove the unpacked copies below `work` that are not among the whole paths `used`, as of a replaced archive.
+
+    No other build may be at work there.
+    """
+    for path in (work / _FOLDER).absolute().glob("*"):
+        if path.suffix != _NOTE and os.path.normpath(path) not in used:
+            path.unlink()
 
 
 def _read(path: Path, opened: Callable[..., io.BufferedIOBase], size: int) -> bytes:

@@ -137,11 +137,16 @@ def test_clusters_make_both_editions(clustered: Path) -> None:
 
 
 def test_stages_and_parts_give_the_same_bytes(clustered: Path, digits: Path, tmp_path: Path) -> None:
-    """Stage by stage, in parts where a stage has them, every file comes out as from one command."""
+    """Stage by stage, in parts where a stage has them, every file comes out as from one command. Parts of features go
+    when no other part of a stage can read them any more.
+    """
+    kept = {}
     for stage, parts in (("index", 1), ("features", 2), ("clusters", 2), ("split", 1), ("pack", 2), ("finish", 1)):
         for part in range(parts, 0, -1):
             words = [f"part={part}/{parts}"] if parts > 1 else []
             built(digits, tmp_path, *CLUSTERS, f"stage={stage}", *words, name="tiny")
+        kept[stage] = len(list((tmp_path / "tiny" / ".work" / "features").glob("part-*.npy")))
+    assert kept == {"index": 0, "features": 2, "clusters": 2, "split": 0, "pack": 0, "finish": 0}
     assert forms.files_of(tmp_path / "tiny") == forms.files_of(clustered / "tiny")
 
 
@@ -276,10 +281,18 @@ def test_a_test_list_without_a_class(tmp_path: Path) -> None:
 
 
 def test_other_words_leave_no_split_behind(digits: Path, tmp_path: Path) -> None:
-    """A set that is built again without attributes loses the splits that it had with them."""
+    """A set that is built again without attributes loses the splits that it had with them, and nothing that others put
+    there: shards beside its splits, and a file in one of these.
+    """
     built(digits, tmp_path, *CLUSTERS, name="tiny")
+    mine = [tmp_path / "tiny" / "raw/train" / "shard-000000.tar", tmp_path / "tiny" / "cbl/val" / "notes.md"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
     built(digits, tmp_path, name="tiny")
-    assert not (tmp_path / "tiny" / "cbl").exists() or not list((tmp_path / "tiny" / "cbl").rglob("*.tar"))
+    left = [path for part in ("cbl", "raw") for path in (tmp_path / "tiny" / part).rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(mine) and all(path.read_text() == "mine" for path in mine)
+    shutil.rmtree(tmp_path / "tiny" / "raw")
     report = verify(tmp_path / "tiny", workers=1)
     assert report.problems.count == report.warnings.count == 0
 

@@ -82,6 +82,19 @@ def test_sources_with_their_splits(tmp_path: Path) -> None:
     assert SPLITS == ("train", "val", "test")
 
 
+def test_a_source_in_what_the_build_writes_is_refused(tmp_path: Path) -> None:
+    """Of every builder, through a link, too: a build could take the source's files for its own. One beside is legal."""
+    inside = tmp_path / "birds" / "raw" / "train"
+    inside.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(inside)
+    for source in (inside, tmp_path / "birds", tmp_path / "link"):
+        with pytest.raises(DataError, match=rf"source={source} lies in {tmp_path}/birds, which the build writes"):
+            parse(["data=birds", f"source=train:{source}", f"out={tmp_path}"])
+    with pytest.raises(DataError, match="which the build writes; one outside of it would be legal"):
+        parse(["data=imagenet_glt", f"source={tmp_path}/imagenet_glt/raw", f"out={tmp_path}"])
+    assert parse(["data=birds2", f"source={inside}", f"out={tmp_path}"])
+
+
 def test_old_builders_keep_their_words() -> None:
     """`attributes=` of mscoco_glt is a file, and `scale=` is a word of the old builders alone."""
     assert parse(["data=mscoco_glt", "out=o", "attributes=clusters"])[1].attributes == Path("clusters")

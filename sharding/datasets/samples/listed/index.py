@@ -2,8 +2,8 @@
 
 The images are ordered by class, then by a digest of their names without case and extension. So a folder, a list and an
 archive of the same images give the same splits. A source whose files and folders have the sizes and times of the last
-time is not listed again. Else it is, and the digest of what is found says whether anything was made from something
-else.
+time is not listed again; a whole build and the stages `index` and `finish` look at those of each image, too. Else it
+is, and the digest of what is found says whether anything was made from something else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,16 @@ from sharding.datasets.samples.listed.headers import without_bad
 from sharding.datasets.samples.listed.texts import NO_TEXTS, GrowingTexts, Texts
 from sharding.sources.reading import class_order, rows_of
 from sharding.sources.rows import SPLITS, Asked, Row
+from sharding.sources.shared.unpacked import forget_others
 from sharding.sources.webdataset import expanded
 
-FOLDER, SAID = "index", "said.json"
+FOLDER, SAID, NAMES = "index", "said.json", "names.txt"
 _HEADER = 128
 """Bytes of an .npy file without numbers, at most."""
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
 
 
-def listed(asked: Samples, work: Path, workers: int, must_be_kept: bool = False) -> Listed:
+def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = False, each: bool = False) -> Listed:
     """Return what the source holds; nothing is read where it is as it was the last time.
 
     Args:
@@ -48,6 +50,7 @@ def listed(asked: Samples, work: Path, workers: int, must_be_kept: bool = False)
         work: the build's own folder.
         workers: processes that read headers.
         must_be_kept: it is not listed again: parts of a stage would do so side by side.
+        each: look at each image's size and time, too: the time of its folder does not tell that it was replaced.
 
     Raises:
         DataError: the source is not as it must be; one sentence.
@@ -57,7 +60,7 @@ def listed(asked: Samples, work: Path, workers: int, must_be_kept: bool = False)
         "paths": [[str(source.absolute()), split] for source, split in asked.source],
         "read": [asked.format, [list(pair) for pair in asked.columns], str(asked.images or ""), asked.classes],
     }
-    if (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
+    if (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked, each):
         return kept
     if must_be_kept:
         raise DataError(f"{folder} is missing, or the source changed since: stage=index comes before parts of a stage")
@@ -68,16 +71,20 @@ def listed(asked: Samples, work: Path, workers: int, must_be_kept: bool = False)
     for row in rows_of(request, asked.format or None):
         gathering.add(row)
     found, order = gathering.found()
+    of_images = _of_images(found)
     taken, sizes = without_bad(found, order, request.notices, workers)
+    stamps |= _stamps_of_archives(found, np.setdiff1d(order, taken))
     found = found.taken(taken)
     said = {
         "sizes": sizes,
         "digest": _digest(found),
         "notices": request.notices.added_to({}),
         "made": made,
-        "stamps": stamps | _stamps_of_archives(found),
+        "stamps": stamps,
+        "of_images": hashlib.sha256(of_images[taken].tobytes()).hexdigest(),
     }
     _keep(folder, replace(found, said={**found.said, **said}))
+    forget_others(work, set(found.files))
     return opened(folder)
 
 
@@ -86,8 +93,38 @@ def write_names(found: Listed, work: Path) -> None:
 
     Line breaks in a name are escaped, or its image would have two lines.
     """
-    with whole_file(work / FOLDER / "names.txt") as file:
-        file.writelines(f"{shown(name)}\n".encode() for name in found.names)
+    with whole_file(work / FOLDER / NAMES) as file:
+        file.writelines(_lines(found))
+
+
+def refuse_other_names(found: Listed, work: Path, features: Path) -> None:
+    """Refuse features that were made in the order of a `names.txt` of other images than the source has now.
+
+    Raises:
+        DataError: there is one, and its lines are not the images' names.
+    """
+    path = work / FOLDER / NAMES
+    if not path.is_file():
+        return
+    with open(path, "rb") as lines:
+        same = all(line == name for line, name in zip_longest(lines, _lines(found)))
+    if not same:
+        raise DataError(
+            f"features={features}: the source has other images than {path}, in whose order its rows are; stage=index "
+            "without features= writes that again, and then an array in its order would be legal"
+        )
+
+
+def _lines(found: Listed) -> Iterator[bytes]:
+    return (f"{shown(name)}\n".encode() for name in found.names)
+
+
+def stamps_in_order(found: Listed) -> Iterator[list[tuple[int, int] | None]]:
+    """Yield today's size and mtime_ns of each image's file, for some images at a time; None for a missing one."""
+    for first in range(0, len(found), 10_000):
+        paths = [found.place(row).path for row in range(first, min(first + 10_000, len(found)))]
+        known = stamps_of(set(paths))
+        yield [known[path] for path in paths]
 
 
 # ---------------------------------------------------------------------------------------------------------------- kept
@@ -132,12 +169,24 @@ def _mapped(path: Path) -> np.ndarray:
     return array.view(np.ndarray)
 
 
-def _unchanged(kept: Listed, asked: Samples) -> bool:
-    """Return whether files and folders have the sizes and times of the listing, or the source is gone."""
+def _unchanged(kept: Listed, asked: Samples, each: bool) -> bool:
+    """Return whether files, folders and `each` image have the sizes and times of the listing, or images are gone."""
     if not any(path.exists() for source, _ in asked.source for path in expanded(source)):
         return True
     known: dict[str, Any] = kept.said["stamps"]
-    return all(stamp is not None and list(stamp) == known[path] for path, stamp in stamps_of(known).items())
+    if not all(stamp is not None and list(stamp) == known[path] for path, stamp in stamps_of(known).items()):
+        return False
+    if not each:
+        return True
+    now = _of_images(kept)
+    is_missing = not now[:, 0].all()  # which is told where its bytes are needed
+    return is_missing or kept.said.get("of_images") == hashlib.sha256(now.tobytes()).hexdigest()
+
+
+def _of_images(found: Listed) -> np.ndarray:
+    """Return today's size and time of each image's file, int64 [N, 2]; zeros for a missing one."""
+    parts = ([stamp or (0, 0) for stamp in part] for part in stamps_in_order(found))
+    return np.concatenate([np.array(part, np.int64).reshape(-1, 2) for part in parts])
 
 
 def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
@@ -165,10 +214,11 @@ def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
             yield folder, files
 
 
-def _stamps_of_archives(found: Listed) -> dict[str, list[int]]:
-    """Return size and time of the files that hold several images."""
+def _stamps_of_archives(found: Listed, bad: np.ndarray) -> dict[str, list[int]]:
+    """Return size and time of the files that hold several images, and of the rows that are no images, int64 [n]."""
     numbers = np.unique(found.file[(found.file >= 0) & (found.size >= 0)]).tolist()
-    stamps = stamps_of({str(found.files[number]) for number in numbers})
+    files = {str(found.files[number]) for number in numbers}
+    stamps = stamps_of(files | {found.place(row).path for row in bad.tolist()})
     return {path: list(stamp) for path, stamp in stamps.items() if stamp is not None}
 
 

@@ -18,10 +18,9 @@ from PIL import Image
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest, write_whole
 from sharding.building.request import Request
-from sharding.building.source_stamps import stamps_of
 from sharding.datasets.samples import clusters, features
 from sharding.datasets.samples.listed.arrays import Listed
-from sharding.datasets.samples.listed.index import FOLDER, opened
+from sharding.datasets.samples.listed.index import FOLDER, opened, refuse_other_names, stamps_in_order
 from sharding.format.dataset import digest_of
 from sharding.images import backbones
 from sharding.images.any_image import first_frame, flat
@@ -65,6 +64,8 @@ def clusters_of(request: Request, found: Listed, work: Path) -> np.ndarray | Non
     """
     words = request.samples
     clusters.refuse_small(found.label, found.classes, words.clusters)
+    if words.features.endswith(".npy"):
+        refuse_other_names(found, work, Path(words.features))
     if request.does("features"):
         _extract(request, found, work)
     if request.stage in ("index", "features"):
@@ -124,18 +125,27 @@ def _features_file(request: Request, found: Listed, work: Path) -> Path:
     if request.samples.features.endswith(".npy"):
         return Path(request.samples.features)
     path, made = work / _MINE / "features.npy", _made_from(request, found)
-    if _is_made(path, made):
-        return path
+    if not _is_made(path, made) and not _put_together(path, made, found, work):
+        raise DataError(
+            f"{path} is missing or was made from other images: stage=features comes before "
+            f"stage={request.stage or 'split'}"
+        )
+    if request.part == (1, 1):  # else another part of the stage may read them
+        for part in (work / _MINE).glob("part-*-of-*.*"):
+            part.unlink()
+    return path
+
+
+def _put_together(path: Path, made: str, found: Listed, work: Path) -> bool:
+    """Write the file of all features from the parts; return whether they were there."""
     for first in sorted((work / _MINE).glob("part-1-of-*.npy")):
         parts = int(first.stem.rpartition("-")[2])
         files = [_part_file(work, number, parts) for number in range(1, min(parts, len(found)) + 1)]
         if all(_is_made(file, made) for file in files):
             features.save(path, (np.load(file, mmap_mode="r") for file in files), len(found))
             write_whole(_made_file(path), made)
-            return path
-    raise DataError(
-        f"{path} is missing or was made from other images: stage=features comes before stage={request.stage or 'split'}"
-    )
+            return True
+    return False
 
 
 def network_weights(request: Request) -> dict[str, str] | None:
@@ -168,9 +178,7 @@ def _made_from(request: Request, found: Listed) -> str:
     """
     words = request.samples
     stamps = hashlib.sha256()
-    for first in range(0, len(found), 10_000):
-        paths = [found.place(row).path for row in range(first, min(first + 10_000, len(found)))]
-        known = stamps_of(set(paths))
-        stamps.update(json.dumps([known[path] for path in paths]).encode())
+    for some in stamps_in_order(found):
+        stamps.update(json.dumps(some).encode())
     network = [words.features, network_weights(request) or request.seed]
     return digest_of([found.digest, stamps.hexdigest(), network])
