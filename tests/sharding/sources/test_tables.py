@@ -49,6 +49,22 @@ def test_json_lines(images: Path) -> None:
     assert [row.label for row in read(written(images, rows, "table.jsonl"))] == ["0", "1", "0"]
 
 
+def test_a_line_of_json_may_leave_out_what_it_has_no_value_for(images: Path) -> None:
+    """A field that a later line names is a column as any other; the lines without it say nothing of it."""
+    lines = [
+        {"path": "c.png", "label": "owl"},
+        {"path": "a, b.png", "label": "owl", "source": "s1", "split": "test"},
+        {"path": "d.png", "label": "kite", "split": None},
+    ]
+    path = written(images, "\n".join(map(json.dumps, lines)), "table.jsonl")
+    assert values(path) == [
+        ("c.png", "owl", "", "", ""),
+        ("a, b.png", "owl", "", "test", "s1"),
+        ("d.png", "kite", "", "", ""),
+    ]
+    assert [row.split for row in read(path, columns={"split": "split"})] == ["", "test", ""]
+
+
 def test_parquet(images: Path) -> None:
     """Of a Parquet file only the columns of a row's fields are read."""
     import pyarrow
