@@ -94,9 +94,7 @@ def test_named_columns(images: Path) -> None:
         ("path,label\nc.png,a\nd.png,\n", {}, r"line 3: has no label"),
         ("path,label\nc.png,a\n,b\n", {}, r"line 3: column path is empty"),
         ("path,label,split\nc.png,a,trian\n", {}, r"line 2: split trian is none; did you mean train\?"),
-        ("path,label,attribute\nc.png,a,x\nd.png,b,x\n", {}, r"the attribute of all images is x"),
-        ("path,label,attribute\nc.png,a,x\nd.png,b,\n", {}, r"line 3: has no attribute, unlike"),
-        ('path,label\nc.png,"a\nb"\n', {}, r"line 2: label or attribute a\\nb  is not one line"),
+        ('path,label\nc.png,"a\nb"\n', {}, r"line 2: label a\\nb is not one line"),
         ('path,label\nc.png,"a\n', {}, r"line 2: is not CSV"),
     ],
 )
