@@ -6,7 +6,7 @@ import json
 import math
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -327,8 +327,9 @@ def check_across(
 ) -> set[Meeting]:
     """Find samples that are in two splits of an edition.
 
-    They have the same source, key or image bytes, or a source or key that differs only in case, in an image's extension
-    or in leading folders. Equal bytes of different sources go to `duplicates`: raw data may hold an image twice.
+    They have the same source, key or image bytes, or the same class and a source or key that differs only in case, in
+    an image's extension or in leading folders. (Images of two classes so named are two: the path of one class's folder
+    may end as another's does.) Equal bytes of different sources go to `duplicates`: raw data may hold an image twice.
     Other bytes under a name that the build saw beside the other one, in one folder, go to `doubts`.
 
     Args:
@@ -345,8 +346,12 @@ def check_across(
     shared, doubted = set[Meeting](), set[Meeting]()
     for what in ("source", "key"):
         columns = {relative: getattr(index, what).tolist() for relative, index in indices.items()}
-        for table in (_equal_names, _alike_names):
-            for one, two, edition in _meetings(pairs, {relative: table(names) for relative, names in columns.items()}):
+        in_class = {relative: _in_class(columns[relative], index.label.tolist()) for relative, index in indices.items()}
+        equal = {relative: _first_rows(names) for relative, names in columns.items()}
+        loose = {relative: _first_rows(names) for relative, names in in_class.items()}
+        below = {relative: _first_rows_below(names) for relative, names in in_class.items()}
+        for tables, others in ((equal, equal), (loose, loose), (loose, below), (below, loose)):
+            for one, two, edition in _meetings(pairs, tables, others):
                 (first, a), (second, b) = one, two
                 here, there = columns[first][a], columns[second][b]
                 if (one, two) in shared:
@@ -369,7 +374,7 @@ def check_across(
         relative: {digest.tobytes(): row for row, digest in reversed(list(enumerate(index.sha256)))}
         for relative, index in indices.items()
     }
-    for one, two, edition in _meetings(pairs, digests):
+    for one, two, edition in _meetings(pairs, digests, digests):
         (first, a), (second, b) = one, two
         if (one, two) not in shared:
             duplicates.add(
@@ -399,41 +404,37 @@ def _differ(indices: Mapping[str, Index], one: tuple[str, int], other: tuple[str
     return len(digests) > 1
 
 
-def _equal_names(names: list[str]) -> dict[str, int]:
+def _in_class(names: Sequence[str], labels: Sequence[int]) -> list[str]:
+    """Return names in the form in which they are compared within a class, behind its label and a space."""
+    return [f"{label} {loose_name(name)}" for name, label in zip(names, labels, strict=True)]
+
+
+def _first_rows(names: Sequence[str]) -> dict[str, int]:
     """Map each name to its first row."""
     return {name: row for row, name in reversed(list(enumerate(names)))}
 
 
-def _alike_names(names: list[str]) -> dict[str, int]:
-    """Map each name, in the form in which it is compared, to its first row.
-
-    The names without one, two, ... leading folders are keys, too. Their row r is stored as -1 - r, because a shortened
-    name is only compared with whole ones.
-    """
+def _first_rows_below(names: Sequence[str]) -> dict[str, int]:
+    """Map what is left of the names of `_in_class` without one, two, ... leading folders to its first row."""
     table: dict[str, int] = {}
     for row, name in enumerate(names):
-        table.setdefault(loose_name(name), row)
-    for row, name in enumerate(names):
-        part = loose_name(name)
+        label, _, part = name.partition(" ")
         while "/" in part:
             part = part.partition("/")[2]
-            table.setdefault(part, -1 - row)
+            table.setdefault(f"{label} {part}", row)
     return table
 
 
 def _meetings(
-    pairs: Mapping[tuple[str, str], str], tables: Mapping[str, Mapping[Any, int]]
+    pairs: Mapping[tuple[str, str], str],
+    tables: Mapping[str, Mapping[Any, int]],
+    others: Mapping[str, Mapping[Any, int]],
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int], str]]:
-    """Yield ((folder, row), (folder, row), edition) for every name in both folders' tables.
-
-    Two shortened names do not count as the same.
-    """
+    """Yield ((folder, row), (folder, row), edition) for every name in the first folder's table and the other's."""
     for (first, second), edition in pairs.items():
-        one, two = tables.get(first, {}), tables.get(second, {})
+        one, two = tables.get(first, {}), others.get(second, {})
         for name in one.keys() & two.keys():
-            a, b = one[name], two[name]
-            if a >= 0 or b >= 0:
-                yield (first, a if a >= 0 else -1 - a), (second, b if b >= 0 else -1 - b), edition
+            yield (first, one[name]), (second, two[name]), edition
 
 
 def _row(relative: str, index: Index, row: int, what: str) -> tuple[str, str, int]:

@@ -19,10 +19,10 @@ from itertools import islice
 import numpy as np
 
 from recipes.common.errors import DataError
+from sharding.building.keys import loose_name
 from sharding.building.listing import is_utf8, shown
 from sharding.building.notices import ALIKE, Notices
 from sharding.sources.rows import SPLITS, Row
-from sharding.sources.shared.class_folders import is_image
 
 ACCENTS = "images that share their name with another but for the way that accents are encoded (NFC and NFD)"
 SAME_FILE = "images whose file has another name, too"
@@ -108,7 +108,7 @@ class RowChecks:
             )
         self._labels.append(number)
         self._names.append(hash(row.name))
-        self._loose.append(hash((os.path.splitext(row.name)[0] if is_image(row.name) else row.name).casefold()))
+        self._loose.append(hash(loose_name(row.name)))
         self._files.append(hash((stamp.st_dev, stamp.st_ino, row.where.offset)))
         if not row.name.isascii() and (composed := unicodedata.normalize("NFC", row.name)) != row.name:
             self._decomposed.append(hash(composed))

@@ -9,19 +9,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal, NamedTuple
-
-from PIL import Image
 
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
 from sharding.building.notices import Notices
-from sharding.images.any_image import formats
+from sharding.images.any_image import is_image
 from sharding.sources.rows import SPLIT_WORDS
 
 NO_CLASS = "images that lie in no class folder"
@@ -29,18 +25,6 @@ EMPTY = "folders that hold no image"
 HIDDEN = "hidden files and folders, and what systems leave behind (__MACOSX, Thumbs.db)"
 NO_IMAGES = "files that are no images by their extension"
 _LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
-
-
-@cache
-def extensions() -> frozenset[str]:
-    """Return the extensions, as `.png`, of the images that Pillow can read."""
-    taken = formats()
-    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in taken)
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file is an image by its extension, in any case."""
-    return os.path.splitext(name)[1].lower() in extensions()
 
 
 def is_hidden(name: str) -> bool:
