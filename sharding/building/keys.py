@@ -42,7 +42,7 @@ def unique_keys(editions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str
     """Choose a key for each source of a data set: the plain one, or that and a digest of the source.
 
     A digest is added where several sources of a split have the same key, which shards cannot hold. It is also added
-    where keys in two splits of an edition differ only in case, which sharding.verify may take for one image in both. All
+    where keys in two splits of an edition differ only in case, which sharding.verify may take for one image. All
     other keys are plain, so data sets that need no digests keep their bytes.
 
     Args:
