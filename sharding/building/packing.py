@@ -28,7 +28,7 @@ from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
 from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
 from sharding.format.dataset import DATASET_FILE, Split, digest_of
-from sharding.format.index import INDEX_FILE, Index, save_index
+from sharding.format.index import INDEX_FILE, Index, by_class_and_group, save_index
 from sharding.format.shards import (
     LEGAL_KEY,
     LEGAL_KEYS,
@@ -267,12 +267,11 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
     dataset.json keeps the counts under `notes`. With them sharding.verify checks that the splits hold what was planned,
     independently of their index.
     """
-    counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
+    counts = {}
     for relative, images in plan.items():
-        np.add.at(
-            counts[relative], ([planned.label for planned in images], [planned.attribute for planned in images]), 1
-        )
-    return {relative: table[:, :3].tolist() for relative, table in counts.items()}
+        label, attribute = zip(*((planned.label, planned.attribute) for planned in images), strict=True)
+        counts[relative] = by_class_and_group(label, attribute, classes)[:, :3].tolist()
+    return counts
 
 
 def channel_statistics(folder: Path, index: Index, workers: int) -> dict[str, list[float]]:

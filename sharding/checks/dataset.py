@@ -180,7 +180,7 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
     groups = np.array(meta["class_groups"], np.int64)
     for relative, index in indices.items():
         _check_labels(relative, index, groups, found)
-        counted = _counts(index, len(groups))
+        counted = index.counts(len(groups))
         for key, value in counted.items():
             sentence = f"split {relative} has {key} {{}}, its index {{}}"
             _compare(meta["splits"][relative].get(key), value, sentence, found)
@@ -226,19 +226,6 @@ def _check_labels(relative: str, index: Index, groups: np.ndarray, found: Findin
     for row in inside[groups[index.label[inside]] != index.group[inside]].tolist():
         label = index.label[row]
         found.add(*_row(relative, index, row, f"has group {index.group[row]}; its class {label} has {groups[label]}"))
-
-
-def _counts(index: Index, classes: int) -> dict[str, Any]:
-    """Count what dataset.json says of a split, under its keys; skip labels that are not classes."""
-    inside = index.label < classes
-    table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
-    np.add.at(table, (index.label[inside], index.attribute[inside]), 1)
-    return {
-        "samples": len(index),
-        "shards": len(index.shard_name),
-        "per_class": table.sum(1).tolist(),
-        "per_class_attribute": table[:, :3].tolist(),
-    }
 
 
 def _check_planned(relative: str, planned: Any, counted: Mapping[str, Any], found: Findings) -> None:

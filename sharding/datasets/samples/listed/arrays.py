@@ -93,8 +93,9 @@ class Listed:
         where = (path, int(self.offset[i]), size, name if size >= 0 else "", root)
         if kind >= PIXELS:
             return Pixels(*where, shape=tuple(self.said["shapes"][kind - PIXELS]))
-        if len(self.whole) and any(whole := self.whole[i].tolist()):
-            return Zipped(*where, *whole, deflated=kind == DEFLATED)
+        whole, crc32 = self.whole[i].tolist() if len(self.whole) else (0, 0)
+        if whole:
+            return Zipped(*where, whole_size=whole, crc32=crc32, deflated=kind == DEFLATED)
         return Place(*where)
 
     def taken(self, rows: np.ndarray) -> Listed:

@@ -39,7 +39,9 @@ from sharding.sources.webdataset import expanded
 FOLDER, SAID, NAMES = "index", "said.json", "names.txt"
 _HEADER = 128
 """Bytes of an .npy file without numbers, at most."""
-_EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
+_ANY_END = re.compile(r"\.[a-z0-9]{1,5}$")
+"""What the order of images leaves out of a name. `keys.loose_name` asks for an image's extension instead; another rule
+here would give every data set other splits."""
 
 
 def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = False, each: bool = False) -> Listed:
@@ -270,7 +272,7 @@ class _Gathering:
         self.label.append(self.classes[row.label])
         self.attribute.append(self.kinds[row.attribute] if row.attribute else -1)
         self.split.append(SPLITS.index(row.split) + 1 if row.split else 0)
-        stem = _EXTENSION.sub("", row.name.casefold())
+        stem = _ANY_END.sub("", row.name.casefold())
         digest = hashlib.blake2b(stem.encode(), digest_size=16).digest()
         self.digest.extend((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")))
         self._add_place(row.name, where)
