@@ -139,7 +139,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     Raises:
         DataError: a worker process was killed or ended by itself.
     """
-    folder = Path(os.path.abspath(folder))  # through a link, whose name is the data set's
+    folder = Path(os.path.abspath(folder))  # not resolved: a link may have the data set's name
     problems, warnings = Findings(limit), Findings(limit)
     meta = read_meta(folder, problems)
     relatives = split_folders(folder, meta)

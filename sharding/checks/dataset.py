@@ -200,7 +200,7 @@ def _check_names(folder: Path, meta: Mapping[str, Any], plan: Mapping[str, Any],
     """Check the digests, the data set's name, and that editions, splits and plan name the same folders."""
     if wrong := changed(meta):
         found.add(DATASET_FILE, wrong)
-    if meta["name"] != folder.name:
+    if meta["name"] not in (folder.name, folder.resolve().name):  # a link's name, or that of the folder it leads to
         found.add(DATASET_FILE, f"the data set's name is {meta['name']!r}, its folder's {folder.name!r}")
     named = {relative for splits in meta["editions"].values() for relative in splits.values()}
     for relative in sorted(set(meta["splits"]) - named):
@@ -333,11 +333,7 @@ def check_across(
     shared, doubted = set[Meeting](), set[Meeting]()
     for what in ("source", "key"):
         columns = {relative: getattr(index, what).tolist() for relative, index in indices.items()}
-        in_class = {relative: _in_class(columns[relative], index.label.tolist()) for relative, index in indices.items()}
-        equal = {relative: _first_rows(names) for relative, names in columns.items()}
-        loose = {relative: _first_rows(names) for relative, names in in_class.items()}
-        below = {relative: _first_rows_below(names) for relative, names in in_class.items()}
-        for tables, others in ((equal, equal), (loose, loose), (loose, below), (below, loose)):
+        for tables, others in _tables(columns, indices):
             for one, two, edition in _meetings(pairs, tables, others):
                 (first, a), (second, b) = one, two
                 here, there = columns[first][a], columns[second][b]
@@ -391,9 +387,24 @@ def _differ(indices: Mapping[str, Index], one: tuple[str, int], other: tuple[str
     return len(digests) > 1
 
 
-def _in_class(names: Sequence[str], labels: Sequence[int]) -> list[str]:
-    """Return names in the form in which they are compared within a class, behind its label and a space."""
-    return [f"{label} {loose_name(name)}" for name, label in zip(names, labels, strict=True)]
+_Rows = Mapping[str, Mapping[Any, int]]
+"""Folder of a split -> name or digest -> the first row that has it."""
+
+
+def _tables(names: Mapping[str, Sequence[str]], indices: Mapping[str, Index]) -> Iterator[tuple[_Rows, _Rows]]:
+    """Yield the tables that are compared by the names of the splits' rows: equal names, then those alike in a class.
+
+    The latter stand behind their label and a space, in the form that tells no case and no image's extension.
+    """
+    equal = {relative: _first_rows(mine) for relative, mine in names.items()}
+    yield equal, equal
+    labelled = {
+        relative: [f"{label} {loose_name(name)}" for label, name in zip(index.label.tolist(), mine, strict=True)]
+        for (relative, index), mine in zip(indices.items(), names.values(), strict=True)
+    }
+    alike = {relative: _first_rows(mine) for relative, mine in labelled.items()}
+    below = {relative: _first_rows_below(mine) for relative, mine in labelled.items()}
+    yield from ((alike, alike), (alike, below), (below, alike))
 
 
 def _first_rows(names: Sequence[str]) -> dict[str, int]:
@@ -402,7 +413,7 @@ def _first_rows(names: Sequence[str]) -> dict[str, int]:
 
 
 def _first_rows_below(names: Sequence[str]) -> dict[str, int]:
-    """Map what is left of the names of `_in_class` without one, two, ... leading folders to its first row."""
+    """Map what is left of labelled names without one, two, ... leading folders to its first row."""
     table: dict[str, int] = {}
     for row, name in enumerate(names):
         label, _, part = name.partition(" ")
@@ -413,9 +424,7 @@ def _first_rows_below(names: Sequence[str]) -> dict[str, int]:
 
 
 def _meetings(
-    pairs: Mapping[tuple[str, str], str],
-    tables: Mapping[str, Mapping[Any, int]],
-    others: Mapping[str, Mapping[Any, int]],
+    pairs: Mapping[tuple[str, str], str], tables: _Rows, others: _Rows
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int], str]]:
     """Yield ((folder, row), (folder, row), edition) for every name in the first folder's table and the other's."""
     for (first, second), edition in pairs.items():

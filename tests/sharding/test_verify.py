@@ -638,16 +638,16 @@ def test_a_class_folder_whose_path_ends_as_anothers(tmp_path: Path) -> None:
     assert doubts.count == 0
 
 
-@pytest.mark.parametrize("check", ["verify", "describe"])
-def test_a_data_set_behind_a_link(check: str, pristine: Path, tmp_path: Path) -> None:
-    """A link that is called as the data set may lead to a folder of another name."""
-    (tmp_path / "store").mkdir()
+def test_a_data_set_behind_a_link(pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link may be called as the data set, or lead to a folder that is; pictures and numbers have the link's name."""
     shutil.copytree(pristine, tmp_path / "store" / "v3")
     (tmp_path / "toy").symlink_to(tmp_path / "store" / "v3")
-    if check == "verify":
-        assert problems(tmp_path / "toy") == [] and verify(tmp_path / "toy").name == "toy"
-    else:
-        assert describe_main([str(tmp_path / "toy"), f"out={tmp_path / 'out'}"]) == 0
+    (tmp_path / "latest").symlink_to(pristine)
+    for name in ("toy", "latest"):
+        assert problems(tmp_path / name) == [] and verify(tmp_path / name).name == name
+    assert problems(tmp_path / "store" / "v3") == ["dataset.json: the data set's name is 'toy', its folder's 'v3'"]
+    assert describe_main([str(tmp_path / "toy"), f"out={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out.startswith("toy: ")
 
 
 def test_the_same_source_in_two_splits(folder: Path) -> None:

@@ -399,7 +399,7 @@ def test_a_column_of_attributes(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         (("photo", "photo"), "the attribute column says 'photo' of every image"),
-        (("photo", ""), r"bee/\d.jpg has no attribute, nor have 9 others; one of every image .*, or attributes=none"),
+        (("photo", ""), r"no attribute is said of bee/\d.jpg and 9 more; one of every image .*, or attributes=none"),
         (("photo", "a\nb"), r"the attribute a\\nb is not one line of UTF-8"),
         (("photo", "\ud800"), r"the attribute \\ud800 is not one line of UTF-8"),
     ],

@@ -162,10 +162,10 @@ def _check_column(found: Listed) -> None:
             "columns=...,attribute:NAME, would be legal"
         )
     if len(without):
-        more = f", nor have {len(without) - 1:,} others" if without[1:].size else ""
+        more = f" and {len(without) - 1:,} more" if len(without) > 1 else ""
         raise DataError(
-            f"attributes=column: {shown(str(found.names[int(without[0])]))} has no attribute{more}; one of every image "
-            "would be legal, or attributes=none"
+            f"attributes=column: no attribute is said of {shown(str(found.names[int(without[0])]))}{more}; one of every "
+            "image would be legal, or attributes=none"
         )
     if wrong := next((kind for kind in found.kinds if not is_line(kind)), None):
         raise DataError(
