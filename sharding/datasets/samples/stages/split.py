@@ -162,10 +162,11 @@ def _check_column(found: Listed) -> None:
             "columns=...,attribute:NAME, would be legal"
         )
     if len(without):
+        name = shown(str(found.names[int(without[0])]))
         more = f" and {len(without) - 1:,} more" if len(without) > 1 else ""
         raise DataError(
-            f"attributes=column: no attribute is said of {shown(str(found.names[int(without[0])]))}{more}; one of every "
-            "image would be legal, or attributes=none"
+            f"attributes=column: no attribute is said of {name}{more}; one of every image would be legal, or "
+            "attributes=none"
         )
     if wrong := next((kind for kind in found.kinds if not is_line(kind)), None):
         raise DataError(
