@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import contextlib
 import importlib
+import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -117,7 +118,7 @@ def build_samples(name: str, out: Path | str, samples: Iterable[Labelled | tuple
         **words: other words of the command, such as long_tail=100, attributes="clusters", seed=1.
 
     Raises:
-        DataError: a sample, the words or the result are wrong.
+        DataError: a sample, the words or the result are wrong, or a worker process that imports the program got here.
         OSError: a folder or file cannot be made or written.
     """
     source = Path(out) / name / KEPT
@@ -130,7 +131,15 @@ def _alone(name: str, request: Request) -> Iterator[None]:
     """Keep other builds of the same data set out until the block ends.
 
     Two builds would overwrite each other's files. Only different parts of one stage may run side by side.
+
+    Raises:
+        DataError: a worker process of a build got here. It would wait for that build, and that build for it.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks then
+        raise DataError(
+            f"data={name}: the program builds where its worker processes import it, too; a build below "
+            'if __name__ == "__main__": would be legal, or workers=1'
+        )
     side_by_side = request.part != (1, 1)
     work = request.out / name / WORK
     with contextlib.ExitStack() as locks:

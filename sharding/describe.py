@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         classes, images = whole_number(options, "classes", 10, 1), whole_number(options, "images", 3, 1)
         if "out" not in options:
             raise DataError("out= is missing; out=FOLDER, where the files go, would be legal")
-        folder = Path(word).resolve()
+        folder = Path(os.path.abspath(word))  # not resolved, as in sharding.verify
         if not folder.is_dir():
             raise DataError(f"{word} is not a folder; a data set's, DATA_ROOT/NAME, would be legal")
         written = describe(folder.parent, folder.name, Path(options["out"]), classes, images)

@@ -8,8 +8,8 @@
 
 Problems: a byte that is not as it was written, in a shard (image, tar header, padding, .cls, .json), in index.npz or in
 dataset.json; an image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a
-shard that plain webdataset reads otherwise; a source, a key (also in other case or with other folders in front) or the
-same image in two splits of an edition.
+shard that plain webdataset reads otherwise; a source, a key (within a class also in other case, with another extension
+or other folders in front) or the same image in two splits of an edition.
 Warnings: images that look alike in two splits of an edition; sources there that differ in case or extension alone, of
 which the build saw both (images with such names that look alike are a problem); images that look damaged although their
 bytes are those that were packed; files that do not belong there; and what the build left out of its source or took
@@ -139,7 +139,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     Raises:
         DataError: a worker process was killed or ended by itself.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.abspath(folder))  # not resolved: a link may have the data set's name
     problems, warnings = Findings(limit), Findings(limit)
     meta = read_meta(folder, problems)
     relatives = split_folders(folder, meta)

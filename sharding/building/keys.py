@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from sharding.images.any_image import is_image
+
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
-_EXTENSION = re.compile(r"\.(jpe?g|png)$")
 
 
 def plain_key(source: str) -> str:
@@ -33,14 +35,14 @@ def loose_name(name: str) -> str:
 
     By it a builder counts such files of its source, and sharding.verify finds samples that may be one image twice.
     """
-    return _EXTENSION.sub("", name.casefold())
+    return (os.path.splitext(name)[0] if is_image(name) else name).casefold()
 
 
 def unique_keys(editions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, str]:
     """Choose a key for each source of a data set: the plain one, or that and a digest of the source.
 
     A digest is added where several sources of a split have the same key, which shards cannot hold. It is also added
-    where keys in two splits of an edition differ only in case, which sharding.verify takes for one image in both. All
+    where keys in two splits of an edition differ only in case, which sharding.verify may take for one image. All
     other keys are plain, so data sets that need no digests keep their bytes.
 
     Args:

@@ -28,7 +28,7 @@ from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
 from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
 from sharding.format.dataset import DATASET_FILE, Split, digest_of
-from sharding.format.index import INDEX_FILE, Index, save_index
+from sharding.format.index import INDEX_FILE, Index, by_class_and_group, save_index
 from sharding.format.shards import (
     LEGAL_KEY,
     LEGAL_KEYS,
@@ -267,12 +267,11 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
     dataset.json keeps the counts under `notes`. With them sharding.verify checks that the splits hold what was planned,
     independently of their index.
     """
-    counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
+    counts = {}
     for relative, images in plan.items():
-        np.add.at(
-            counts[relative], ([planned.label for planned in images], [planned.attribute for planned in images]), 1
-        )
-    return {relative: table[:, :3].tolist() for relative, table in counts.items()}
+        label, attribute = zip(*((planned.label, planned.attribute) for planned in images), strict=True)
+        counts[relative] = by_class_and_group(label, attribute, classes)[:, :3].tolist()
+    return counts
 
 
 def channel_statistics(folder: Path, index: Index, workers: int) -> dict[str, list[float]]:
@@ -359,21 +358,30 @@ def _shards(
 def _made(render: Render, shard: _Shard) -> _Made:
     """Return the shard, kept or made. Runs in a worker."""
     relative = shard.folder.relative_to(shard.root).as_posix()
-    try:
+    with _told(shard, "read"):
         state, record = _state(shard)
         if state == _KEPT:
             return _Made(index_of_shard(shard.path), state, record["doubtful"], relative)
+    with _told(shard, "written"):
         digest, origins, doubtful = _write(render, shard)
         sync_folder(shard.folder)
         _keep_record(shard, digest, origins, doubtful)
+    with _told(shard, "read"):
         index = index_of_shard(shard.path)
-    except OSError as error:  # of the output disk; errors of raw images are already DataErrors
-        raise DataError(f"shard {shard.path} cannot be written: {disk_refusal(error).lower()}") from None
     if index.shard_sha256[0].tobytes().hex() != digest or len(index) != len(shard.images):
         raise DataError(
             f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it"
         )
     return _Made(index, state, doubtful, relative)
+
+
+@contextlib.contextmanager
+def _told(shard: _Shard, what: str) -> Iterator[None]:
+    """Say which shard the output disk does not let be read or written; errors of raw images are already DataErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"shard {shard.path} cannot be {what}: {disk_refusal(error).lower()}") from None
 
 
 def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, list[str]]]:
@@ -445,5 +453,6 @@ def _state(shard: _Shard) -> tuple[str, dict[str, Any]]:
         ProgressBar.write(f"shard {shard.path} does not have its recorded digest: it is written again")
         return _NEW, {}
     if now != known:
-        _keep_record(shard, record["sha256"], now, record["doubtful"])
+        with _told(shard, "written"):
+            _keep_record(shard, record["sha256"], now, record["doubtful"])
     return _KEPT, record

@@ -1,6 +1,6 @@
 """Where a raw image's bytes are: a separate file, or a stretch of an archive that is never unpacked.
 
-The stretch may hold the file's bytes, the same compressed (`Deflated`), or bare pixels (`Pixels`).
+The stretch may hold the file's bytes, those of a zip's member (`Zipped`), or bare pixels (`Pixels`).
 """
 
 from __future__ import annotations
@@ -92,23 +92,27 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Deflated(Place):
-    """The place of a zip's compressed member; offset and size are those of its compressed bytes.
+class Zipped(Place):
+    """The place of a zip's member; offset and size are those of its bytes in the zip.
 
     Attributes:
-        whole_size: number of bytes when inflated.
+        whole_size: number of bytes of the file.
         crc32: checksum of these.
+        deflated: whether the zip holds them compressed.
     """
 
     whole_size: int = 0
     crc32: int = 0
+    deflated: bool = False
 
     def _file_of(self, stretch: bytes) -> bytes:
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            data = inflate.decompress(stretch, self.whole_size + 1)  # not more memory than the archive says
-        except zlib.error as error:
-            raise DataError(f"{self}: damaged in the archive ({error})") from None
+        data = stretch
+        if self.deflated:
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                data = inflate.decompress(stretch, self.whole_size + 1)  # not more memory than the archive says
+            except zlib.error as error:
+                raise DataError(f"{self}: damaged in the archive ({error})") from None
         if len(data) != self.whole_size or zlib.crc32(data) != self.crc32:
             raise DataError(f"{self}: damaged in the archive (other size or checksum than it says)")
         return data

@@ -6,7 +6,7 @@ import json
 import math
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
     groups = np.array(meta["class_groups"], np.int64)
     for relative, index in indices.items():
         _check_labels(relative, index, groups, found)
-        counted = _counts(index, len(groups))
+        counted = index.counts(len(groups))
         for key, value in counted.items():
             sentence = f"split {relative} has {key} {{}}, its index {{}}"
             _compare(meta["splits"][relative].get(key), value, sentence, found)
@@ -200,7 +200,7 @@ def _check_names(folder: Path, meta: Mapping[str, Any], plan: Mapping[str, Any],
     """Check the digests, the data set's name, and that editions, splits and plan name the same folders."""
     if wrong := changed(meta):
         found.add(DATASET_FILE, wrong)
-    if meta["name"] != folder.name:
+    if meta["name"] not in (folder.name, folder.resolve().name):  # a link's name, or that of the folder it leads to
         found.add(DATASET_FILE, f"the data set's name is {meta['name']!r}, its folder's {folder.name!r}")
     named = {relative for splits in meta["editions"].values() for relative in splits.values()}
     for relative in sorted(set(meta["splits"]) - named):
@@ -226,19 +226,6 @@ def _check_labels(relative: str, index: Index, groups: np.ndarray, found: Findin
     for row in inside[groups[index.label[inside]] != index.group[inside]].tolist():
         label = index.label[row]
         found.add(*_row(relative, index, row, f"has group {index.group[row]}; its class {label} has {groups[label]}"))
-
-
-def _counts(index: Index, classes: int) -> dict[str, Any]:
-    """Count what dataset.json says of a split, under its keys; skip labels that are not classes."""
-    inside = index.label < classes
-    table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
-    np.add.at(table, (index.label[inside], index.attribute[inside]), 1)
-    return {
-        "samples": len(index),
-        "shards": len(index.shard_name),
-        "per_class": table.sum(1).tolist(),
-        "per_class_attribute": table[:, :3].tolist(),
-    }
 
 
 def _check_planned(relative: str, planned: Any, counted: Mapping[str, Any], found: Findings) -> None:
@@ -327,8 +314,9 @@ def check_across(
 ) -> set[Meeting]:
     """Find samples that are in two splits of an edition.
 
-    They have the same source, key or image bytes, or a source or key that differs only in case, in an image's extension
-    or in leading folders. Equal bytes of different sources go to `duplicates`: raw data may hold an image twice.
+    They have the same source, key or image bytes, or the same class and a source or key that differs only in case, in
+    an image's extension or in leading folders. (Images of two classes so named are two: the path of one class's folder
+    may end as another's does.) Equal bytes of different sources go to `duplicates`: raw data may hold an image twice.
     Other bytes under a name that the build saw beside the other one, in one folder, go to `doubts`.
 
     Args:
@@ -345,8 +333,8 @@ def check_across(
     shared, doubted = set[Meeting](), set[Meeting]()
     for what in ("source", "key"):
         columns = {relative: getattr(index, what).tolist() for relative, index in indices.items()}
-        for table in (_equal_names, _alike_names):
-            for one, two, edition in _meetings(pairs, {relative: table(names) for relative, names in columns.items()}):
+        for tables, others in _tables(columns, indices):
+            for one, two, edition in _meetings(pairs, tables, others):
                 (first, a), (second, b) = one, two
                 here, there = columns[first][a], columns[second][b]
                 if (one, two) in shared:
@@ -369,7 +357,7 @@ def check_across(
         relative: {digest.tobytes(): row for row, digest in reversed(list(enumerate(index.sha256)))}
         for relative, index in indices.items()
     }
-    for one, two, edition in _meetings(pairs, digests):
+    for one, two, edition in _meetings(pairs, digests, digests):
         (first, a), (second, b) = one, two
         if (one, two) not in shared:
             duplicates.add(
@@ -399,41 +387,50 @@ def _differ(indices: Mapping[str, Index], one: tuple[str, int], other: tuple[str
     return len(digests) > 1
 
 
-def _equal_names(names: list[str]) -> dict[str, int]:
+_Rows = Mapping[str, Mapping[Any, int]]
+"""Folder of a split -> name or digest -> the first row that has it."""
+
+
+def _tables(names: Mapping[str, Sequence[str]], indices: Mapping[str, Index]) -> Iterator[tuple[_Rows, _Rows]]:
+    """Yield the tables that are compared by the names of the splits' rows: equal names, then those alike in a class.
+
+    The latter stand behind their label and a space, in the form that tells no case and no image's extension.
+    """
+    equal = {relative: _first_rows(mine) for relative, mine in names.items()}
+    yield equal, equal
+    labelled = {
+        relative: [f"{label} {loose_name(name)}" for label, name in zip(index.label.tolist(), mine, strict=True)]
+        for (relative, index), mine in zip(indices.items(), names.values(), strict=True)
+    }
+    alike = {relative: _first_rows(mine) for relative, mine in labelled.items()}
+    below = {relative: _first_rows_below(mine) for relative, mine in labelled.items()}
+    yield from ((alike, alike), (alike, below), (below, alike))
+
+
+def _first_rows(names: Sequence[str]) -> dict[str, int]:
     """Map each name to its first row."""
     return {name: row for row, name in reversed(list(enumerate(names)))}
 
 
-def _alike_names(names: list[str]) -> dict[str, int]:
-    """Map each name, in the form in which it is compared, to its first row.
-
-    The names without one, two, ... leading folders are keys, too. Their row r is stored as -1 - r, because a shortened
-    name is only compared with whole ones.
-    """
+def _first_rows_below(names: Sequence[str]) -> dict[str, int]:
+    """Map what is left of labelled names without one, two, ... leading folders to its first row."""
     table: dict[str, int] = {}
     for row, name in enumerate(names):
-        table.setdefault(loose_name(name), row)
-    for row, name in enumerate(names):
-        part = loose_name(name)
+        label, _, part = name.partition(" ")
         while "/" in part:
             part = part.partition("/")[2]
-            table.setdefault(part, -1 - row)
+            table.setdefault(f"{label} {part}", row)
     return table
 
 
 def _meetings(
-    pairs: Mapping[tuple[str, str], str], tables: Mapping[str, Mapping[Any, int]]
+    pairs: Mapping[tuple[str, str], str], tables: _Rows, others: _Rows
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int], str]]:
-    """Yield ((folder, row), (folder, row), edition) for every name in both folders' tables.
-
-    Two shortened names do not count as the same.
-    """
+    """Yield ((folder, row), (folder, row), edition) for every name in the first folder's table and the other's."""
     for (first, second), edition in pairs.items():
-        one, two = tables.get(first, {}), tables.get(second, {})
+        one, two = tables.get(first, {}), others.get(second, {})
         for name in one.keys() & two.keys():
-            a, b = one[name], two[name]
-            if a >= 0 or b >= 0:
-                yield (first, a if a >= 0 else -1 - a), (second, b if b >= 0 else -1 - b), edition
+            yield (first, one[name]), (second, two[name]), edition
 
 
 def _row(relative: str, index: Index, row: int, what: str) -> tuple[str, str, int]:

@@ -27,6 +27,7 @@ from recipes.common.files import pread
 from sharding.checks.near_duplicates import SIDE, thumbnail
 from sharding.checks.report import Finding, Findings, first_difference
 from sharding.format.index import Index
+from sharding.format.shards import FIELDS
 from sharding.images.damage import pixels_and_doubts
 from sharding.images.decoders import decode
 
@@ -346,11 +347,7 @@ class _Check:
     def _json(self, number: int, member: Member) -> None:
         rows, key, data = self.rows, self.keys[number], pread(self.fd, member.size, member.start)
         known = {
-            "id": int(self.task.ids[number]),
-            "source": str(rows.source[number]),
-            "label": int(rows.label[number]),
-            "group": int(rows.group[number]),
-            "attribute": int(rows.attribute[number]),
+            name: int(self.task.ids[number]) if name == "id" else getattr(rows, name)[number].item() for name in FIELDS
         }
         try:
             entry = json.loads(data)

@@ -15,10 +15,11 @@ from tqdm import tqdm
 from recipes.common.errors import DataError, one_line
 from recipes.common.json_text import NotJson, parse_json, wrong_kinds
 from sharding.format.dataset import Dataset, Split
+from sharding.format.index import by_class_and_group
+from sharding.format.shards import FIELDS
 from sharding.progress import ProgressBar
 
 GROUP_NAMES = ("many", "medium", "few")
-OWN = frozenset(("id", "source", "label", "group", "attribute"))
 LIST = "attributes"  # the entry that lists an image's attributes
 DISTINCT = 1000  # an entry with more values is an identifier, not an attribute
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -55,8 +56,7 @@ def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
         DataError: an image's header cannot be read, or a member is not a file.
     """
     index = split.index
-    counts, sizes = np.zeros((num_classes, 4), np.int64), np.zeros((len(index), 2), np.int32)
-    np.add.at(counts, (index.label, index.attribute), 1)
+    sizes = np.zeros((len(index), 2), np.int32)
     row_of = {key: row for row, key in enumerate(index.key.tolist())}
     entries: dict[str, Counter[Any]] = {}
     for name in index.shard_name.tolist():
@@ -71,7 +71,7 @@ def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
                 elif part == "json":
                     _count(_entry(_opened(tar, member, shard).read(), f"{shard}: the .json of key {key!r}"), entries)
     return Contents(
-        counts,
+        by_class_and_group(index.label, index.attribute, num_classes),
         sizes,
         index.size,
         {word: counter for word, counter in sorted(entries.items()) if len(counter) <= DISTINCT},
@@ -92,8 +92,10 @@ def _count(entry: dict[str, Any], entries: dict[str, Counter[Any]]) -> None:
     for word, value in entry.items():
         if word == LIST and isinstance(value, list):
             entries.setdefault(word, Counter()).update(value)
-        elif word not in OWN and isinstance(value, str | int) and len(entries.setdefault(word, Counter())) <= DISTINCT:
-            entries[word][value] += 1
+        elif word not in FIELDS and isinstance(value, str | int):
+            counter = entries.setdefault(word, Counter())
+            if len(counter) <= DISTINCT:
+                counter[value] += 1
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> IO[bytes]:

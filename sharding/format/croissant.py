@@ -16,6 +16,7 @@ from recipes.common.files import write_whole
 from recipes.common.json_text import parse_json
 from sharding.format.dataset import read_dataset
 from sharding.format.index import Index
+from sharding.format.shards import FIELDS
 
 CROISSANT_FILE = "croissant.json"
 NO_LICENCE = "Its licence is not stated: the build was given no license=."
@@ -41,14 +42,6 @@ _CONTEXT: dict[str, Any] = {
     },
 }
 """What the words mean, as the vocabulary's definition lists them."""
-FIELDS = {
-    "id": ("sc:Integer", "number of the sample in its split, from 0"),
-    "source": ("sc:Text", "what the image was made from; one source never occurs in two splits of an edition"),
-    "label": ("sc:Integer", "class id"),
-    "group": ("sc:Integer", "frequency group of the class: 0 many, 1 medium, 2 few"),
-    "attribute": ("sc:Integer", "frequency group of the attribute inside the class: 0 many, 1 medium, 2 few; -1 none"),
-}
-"""Entries of KEY.json that every sample has -> type and meaning."""
 
 
 def describe_again(

@@ -72,7 +72,9 @@ def finish_dataset(
     relatives = sorted({relative for splits in editions.values() for relative in splits.values()})
     indices = {relative: load_index(folder / relative) for relative in relatives}
     _check_splits(editions, indices, class_groups, count)
-    splits = {relative: _recorded(index, count) for relative, index in indices.items()}
+    splits = {
+        relative: {**index.counts(count), "fingerprint": index.fingerprint} for relative, index in indices.items()
+    }
     meta: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
@@ -98,19 +100,6 @@ def finish_dataset(
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)
     return meta
-
-
-def _recorded(index: Index, classes: int) -> dict[str, Any]:
-    """Return what dataset.json says of a split."""
-    table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
-    np.add.at(table, (index.label, index.attribute), 1)
-    return {
-        "samples": len(index),
-        "shards": len(index.shard_name),
-        "fingerprint": index.fingerprint,
-        "per_class": table.sum(1).tolist(),
-        "per_class_attribute": table[:, :3].tolist(),
-    }
 
 
 def _check_splits(

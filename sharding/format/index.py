@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import InitVar, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,6 +42,22 @@ _LAYOUT: dict[str, tuple[str, str, int | None]] = {
     "shard_size": ("<i8", "S", None),
     "shard_sha256": ("|u1", "S", 32),
 }
+
+
+def by_class_and_group(label: ArrayLike, attribute: ArrayLike, classes: int) -> np.ndarray:
+    """Count N images by class and attribute group.
+
+    Args:
+        label: class ids, whole numbers [N].
+        attribute: attribute groups 0 to 2, or -1 for none [N].
+        classes: their number K.
+
+    Returns:
+        int64 [K, 4]; the last column: no attribute.
+    """
+    table = np.zeros((classes, 4), np.int64)
+    np.add.at(table, (np.asarray(label), np.asarray(attribute)), 1)
+    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +118,17 @@ class Index:
             if len(array) and (array.min() < low or (high is not None and array.max() > high)):
                 legal = f"{low} to {high}" if high is not None else f"at least {low}"
                 raise DataError(f"index field {name!r} runs from {array.min()} to {array.max()}; legal is {legal}")
+
+    def counts(self, classes: int) -> dict[str, Any]:
+        """Return what dataset.json says of a split of K classes, but for its fingerprint; other labels are skipped."""
+        inside = self.label < classes
+        table = by_class_and_group(self.label[inside], self.attribute[inside], classes)
+        return {
+            "samples": len(self),
+            "shards": len(self.shard_name),
+            "per_class": table.sum(1).tolist(),
+            "per_class_attribute": table[:, :3].tolist(),
+        }
 
     @classmethod
     def of_columns(cls, **columns: ArrayLike) -> Index:

@@ -29,7 +29,14 @@ from sharding.format.index import INDEX_FILE, Index, save_index
 LEGAL_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 LEGAL_KEYS = "letters, digits, '_', '-' and single '/' inside"
 _FILES = re.compile(rf"shard-[0-9]{{6,}}\.tar|{re.escape(INDEX_FILE)}")
-_OWN = ("id", "source", "label", "group", "attribute")
+FIELDS = {
+    "id": ("sc:Integer", "number of the sample in its split, from 0"),
+    "source": ("sc:Text", "what the image was made from; one source never occurs in two splits of an edition"),
+    "label": ("sc:Integer", "class id"),
+    "group": ("sc:Integer", "frequency group of the class: 0 many, 1 medium, 2 few"),
+    "attribute": ("sc:Integer", "frequency group of the attribute inside the class: 0 many, 1 medium, 2 few; -1 none"),
+}
+"""Entries of KEY.json that every sample has -> type (schema.org's) and meaning."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def _check(sample: Sample) -> None:
         raise DataError(f"key {sample.key!r} is not legal; {LEGAL_KEYS} are")
     if sample.jpg[:2] != b"\xff\xd8":
         raise DataError(f"the image of key {sample.key!r} is not a JPEG; its first bytes are {sample.jpg[:2]!r}")
-    hidden = [name for name in _OWN if name in sample.extra]
+    hidden = [name for name in FIELDS if name in sample.extra]
     if hidden:
         raise DataError(f"extra entry {hidden[0]!r} of key {sample.key!r} would hide the sample's own; rename it")
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import io
+import os
 from functools import cache
 
 import numpy as np
@@ -29,6 +30,18 @@ def formats() -> tuple[str, ...]:
     """Return Pillow's names of the formats that are taken."""
     Image.init()
     return tuple(sorted(set(Image.OPEN) - _NEED_MORE))
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """Return the extensions, as `.png`, of the images that Pillow can read."""
+    taken = formats()
+    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in taken)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is an image by its extension, in any case."""
+    return os.path.splitext(name)[1].lower() in extensions()
 
 
 def first_frame(data: bytes) -> Image.Image:

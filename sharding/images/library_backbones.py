@@ -1,8 +1,8 @@
 """Pretrained networks of timm, torchvision and open_clip by their names: from pixels to features, as each was trained.
 
 `timm:NAME`, `torchvision:NAME`, `open_clip:NAME`; weights are a safetensors (but torchvision's) or a torch file, read
-with weights_only. Size, mean and standard deviation are the model's own; images are
-resized as everywhere in the suite, bilinear and antialiased. (A bare NAME is `backbones.network`, as in the paper.)
+with weights_only. Size, mean and standard deviation are the model's own; images are resized as everywhere in the suite,
+bilinear and antialiased. (A bare NAME is `backbones.network`, as in the paper.)
 """
 
 from __future__ import annotations

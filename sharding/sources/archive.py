@@ -16,8 +16,9 @@ from typing import NamedTuple
 from recipes.common.errors import DataError
 from sharding.building.listing import FOLDERS, File, each_in_tar, shown
 from sharding.building.raw_files import Place
+from sharding.images.any_image import is_image
 from sharding.sources.rows import Asked, Row
-from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, is_image, why_no_image
+from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, why_no_image
 from sharding.sources.shared.unpacked import DAMAGE, OPEN, compression, head_of, unpacked
 from sharding.sources.shared.zip_listing import MAGIC, Member, Zip
 

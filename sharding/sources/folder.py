@@ -15,8 +15,9 @@ from recipes.common.errors import DataError
 from sharding.building.listing import FOLDERS, Listing, list_folder, shown
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Place
+from sharding.images.any_image import is_image
 from sharding.sources.rows import Asked, Row
-from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, is_image, why_no_image
+from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, why_no_image
 
 SAYS = "a folder of class folders"
 TAKES = ("classes",)

@@ -19,10 +19,10 @@ from itertools import islice
 import numpy as np
 
 from recipes.common.errors import DataError
+from sharding.building.keys import loose_name
 from sharding.building.listing import is_utf8, shown
 from sharding.building.notices import ALIKE, Notices
 from sharding.sources.rows import SPLITS, Row
-from sharding.sources.shared.class_folders import is_image
 
 ACCENTS = "images that share their name with another but for the way that accents are encoded (NFC and NFD)"
 SAME_FILE = "images whose file has another name, too"
@@ -40,6 +40,11 @@ _Again = Callable[[], Iterable[Row]]
 def is_number(label: str) -> bool:
     """Return whether a label is a whole number, as lists count classes; one of 20 digits is a name."""
     return label.isascii() and len(label) < 20 and label.removeprefix("-").isdigit()
+
+
+def is_line(text: str) -> bool:
+    """Return whether a text is one line of UTF-8, as a class or an attribute must be."""
+    return is_utf8(text) and not any(letter < " " for letter in text)
 
 
 def at(row: Row) -> str:
@@ -60,7 +65,6 @@ class RowChecks:
         self._labels = array("i")
         self._trained: set[int] = set()
         self._tested: set[int] = set()
-        self._attributes: set[str] = set()
         self._is_list = False
 
     # ---------------------------------------------------------------------------------------------------- one by one
@@ -82,7 +86,7 @@ class RowChecks:
                     yield row
 
     def _check(self, row: Row) -> None:
-        texts = (("path", row.name), ("label", row.label), ("attribute", row.attribute), ("source", row.source))
+        texts = (("path", row.name), ("label", row.label), ("source", row.source))
         for what, text in texts:
             if not is_utf8(text):
                 raise DataError(f"{at(row)}: the {what} {shown(text)} is not UTF-8, which a data set's files are")
@@ -90,15 +94,10 @@ class RowChecks:
             raise DataError(f"{at(row)}: {shown(row.name)} leaves the source; a path inside of it would be legal")
         if not row.label.strip():
             raise DataError(f"{at(row)}: has no label; every image needs one")
-        if any(letter < " " for letter in row.label + row.attribute):
-            raise DataError(f"{at(row)}: label or attribute {shown(row.label)} {shown(row.attribute)} is not one line")
+        if not is_line(row.label):
+            raise DataError(f"{at(row)}: label {shown(row.label)} is not one line")
         if row.split and row.split not in SPLITS:
             raise DataError(f"{at(row)}: split {shown(row.split)} is none; legal: {', '.join(SPLITS)}, or nothing")
-        if self._labels and bool(row.attribute) != bool(self._attributes):
-            raise DataError(
-                f"{at(row)}: has {'an' if row.attribute else 'no'} attribute, unlike the images before it; every image "
-                "needs one, or none has one"
-            )
 
     def _keep(self, row: Row, stamp: os.stat_result) -> None:
         number = self.classes.setdefault(row.label, len(self.classes))
@@ -109,14 +108,12 @@ class RowChecks:
             )
         self._labels.append(number)
         self._names.append(hash(row.name))
-        self._loose.append(hash((os.path.splitext(row.name)[0] if is_image(row.name) else row.name).casefold()))
+        self._loose.append(hash(loose_name(row.name)))
         self._files.append(hash((stamp.st_dev, stamp.st_ino, row.where.offset)))
         if not row.name.isascii() and (composed := unicodedata.normalize("NFC", row.name)) != row.name:
             self._decomposed.append(hash(composed))
         self._is_list |= row.line > 0
         (self._tested if row.split in ("val", "test") else self._trained).add(number)
-        if row.attribute and len(self._attributes) < 2:
-            self._attributes.add(row.attribute)
 
     # ---------------------------------------------------------------------------------------------------- all of them
     def finish(self, again: _Again, source: str, notices: Notices) -> None:
@@ -128,19 +125,14 @@ class RowChecks:
             notices: counts what is doubtful.
 
         Raises:
-            DataError: there are no images, fewer than two classes or attributes, a name occurs twice, a file has two
-                labels, or a class cannot be; one sentence.
+            DataError: there are no images, fewer than two classes, a name occurs twice, a file has two labels, or a
+                class cannot be; one sentence.
         """
         if not self._labels:
             why = "; ".join(notices.lines())
             raise DataError(f"{source} holds no labelled image" + (f": {why}" if why else ""))
         self._check_names(again)
         self._check_classes(again, source, notices)
-        if len(self._attributes) == 1:
-            raise DataError(
-                f"{source}: the attribute of all images is {shown(*self._attributes)}; two or more values would be "
-                "legal, or no attribute"
-            )
         self._check_files(again, notices)
         self._count_alike(again, notices)
 

@@ -22,7 +22,16 @@ from sharding.building.raw_files import Place
 
 SPLITS = ("train", "val", "test")
 """Splits that a source may give; an image without one is in the pool that the build cuts."""
-
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders, lists and tables call the splits, in any case."""
 
 WORDS = ("columns", "images", "classes")
 """Fields of `Asked` that only some formats read; the others refuse them."""

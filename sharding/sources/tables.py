@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,9 @@ from typing import Any, Protocol
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
-from sharding.sources.rows import Asked, Row
+from sharding.sources.rows import SPLIT_WORDS, Asked, Row
 from sharding.sources.shared.list_paths import (
     COLUMNS,
-    SPLIT_WORDS,
     Images,
     first_line,
     is_header,
@@ -84,8 +84,7 @@ def _columns(there: Sequence[str], asked: Asked, path: Path) -> dict[str, str]:
     """Return field -> the table's column, of those fields that it has."""
     if not there:
         raise DataError(f"{path}: is empty; a first line that names its columns, such as path and label, is needed")
-    twice = [name for number, name in enumerate(there) if name in there[:number]]
-    if twice:
+    if twice := [name for name, times in Counter(there).items() if times > 1]:
         raise DataError(f"{path}: has two columns {shown(twice[0])}; one would be legal")
     found = {}
     for field, names in COLUMNS.items():
@@ -190,12 +189,11 @@ class _Csv:
 
 
 class _JsonLines:
-    """A file of one JSON object a line; the first names the columns."""
+    """A file of one JSON object a line; its columns are those of all lines, since lines may leave out empty ones."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        _, first = next(self._objects(), (0, {}))
-        self.columns = list(first)
+        self.columns = list(dict.fromkeys(column for _, found in self._objects() for column in found))
 
     def rows(self, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
         for line, found in self._objects():

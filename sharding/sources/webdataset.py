@@ -23,8 +23,8 @@ from recipes.common.json_text import NotJson, parse_json
 from sharding.building.listing import File, list_tar, shown
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Place
+from sharding.images.any_image import is_image
 from sharding.sources.rows import Asked, Row
-from sharding.sources.shared.class_folders import is_image
 
 SAYS = "WebDataset shards: tars with KEY.jpg and KEY.cls or KEY.json"
 TAKES = ("columns",)

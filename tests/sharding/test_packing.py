@@ -271,6 +271,20 @@ def test_a_full_disk_is_one_sentence(
     assert not list((tmp_path / "out").rglob("*shard-*"))
 
 
+def test_a_disk_that_cannot_be_read_is_told_as_such(
+    plan: dict[str, list[Planned]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished shard that the disk does not give back was not one that it did not take."""
+    packed(tmp_path / "out", plan)
+
+    def lost(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(packing, "file_digest", lost)
+    with pytest.raises(DataError, match=r"train/shard-000000.tar cannot be read: input/output error"):
+        packed(tmp_path / "out", plan)
+
+
 def test_repeated_keys_and_empty_splits_are_refused(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
     """Keys are unique over all shards of a split, which no shard can see alone, and legal before any is written; the
     sentence names the files.

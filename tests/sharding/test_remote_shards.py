@@ -726,7 +726,7 @@ def test_a_window_starts_before_the_rest_is_there(server: Server, tiny_root: Pat
         plan, 0, Reader(MicroBatches(split, **VIEW), 0).read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1)), 4
     )
     next(batches)
-    assert len(list(tmp_path.rglob("*.tar"))) < len(split.index.shard_name)
+    assert 0 < 2 * len(list(tmp_path.rglob("*.tar"))) < len(split.index.shard_name)
     fetcher.stop()
 
 

@@ -25,6 +25,7 @@ from sharding.checks.dataset import check_across, check_meta, read_index, read_m
 from sharding.checks.near_duplicates import alike, thumbnail
 from sharding.checks.report import Findings
 from sharding.checks.shard import Report, Task, check_shard
+from sharding.describe import main as describe_main
 from sharding.format.dataset import digest_of, misshapen
 from sharding.format.index import load_index, save_index
 from sharding.format.shards import Sample, index_of_shards, write_split
@@ -535,6 +536,8 @@ def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
         (lambda old: {"key": old.key}, "key 'n00000000_100000' is also in"),
         (lambda old: {"source": old.source.lower()}, "as 'n00000000/n00000000_100000.jpeg', is also in"),
         (lambda old: {"source": old.source.replace(".JPEG", ".png")}, "is also in"),
+        (lambda old: {"source": old.source.replace(".JPEG", ".WebP")}, "is also in"),
+        (lambda old: {"source": f"a/b/{old.source.lower().replace('.jpeg', '.tif')}"}, "is also in"),
         (
             lambda old: {"source": f"/data/ILSVRC/{old.source}"},
             "as '/data/ILSVRC/n00000000/n00000000_100000.JPEG', is also in",
@@ -601,16 +604,50 @@ def test_an_equal_source_is_found_beside_one_that_is_alike(tmp_path: Path) -> No
 
 
 def test_names_that_only_end_alike_are_different(tmp_path: Path) -> None:
-    """`cat/001.jpg` and `dog/001.jpg` are two sources; so are `1` and `11`."""
+    """`cat/001.jpg` and `dog/001.jpg` are two sources; so are `1` and `11`, `a.001` and `a.002`."""
     names = iter(f"{'cat' if number % 2 else 'dog'}/{number // 2:03d}.jpg" for number in range(1000))
-    assert (
-        problems(
-            toy.build(
-                tmp_path, change=lambda relative, samples: [replace(sample, source=next(names)) for sample in samples]
-            )
+    numbers = iter(range(1000))
+
+    def change(relative: str, samples: list[Sample]) -> list[Sample]:
+        more = {"shared/test_cbl": lambda: f"a.{next(numbers):03d}"}.get(relative, lambda: next(names))
+        return [replace(sample, source=more()) for sample in samples]
+
+    assert problems(toy.build(tmp_path, change=change)) == []
+
+
+def test_a_class_folder_whose_path_ends_as_anothers(tmp_path: Path) -> None:
+    """Images of two classes are two, though `pets/dog/1.jpg` and `dog/1.jpg`, or `dog/2.jpg` and `Dog/2.jpg`, lie in
+    two splits; within a class they are a problem, also behind one of another class.
+    """
+    train = [("pets/dog/1.jpg", 1), ("dog/2.jpg", 0), ("pets/dog/3.jpg", 1), ("x/Dog/3.jpg", 2), ("dog/4.jpg", 3)]
+    test = [("dog/1.jpg", 0), ("Dog/2.jpg", 1), ("dog/3.jpg", 2), ("Dog/4.jpg", 3)]
+    samples = toy.samples("glt/train", [len(train) + len(test)], (0,), toy.clusters, 1, (48, 36))
+    indices = {
+        relative: write_split(
+            tmp_path / relative,
+            [replace(next(samples), source=source, label=label) for source, label in named],
         )
-        == []
-    )
+        for relative, named in (("train", train), ("test", test))
+    }
+    found, doubts = Findings(9), Findings(9)
+    check_across({"editions": {"glt": {"train": "train", "test": "test"}}}, indices, found, Findings(9), doubts)
+    assert [str(finding).partition(" is also")[0] for finding in found.first()] == [
+        "test: source 'dog/3.jpg', as 'x/Dog/3.jpg',",
+        "test: source 'Dog/4.jpg', as 'dog/4.jpg',",
+    ]
+    assert doubts.count == 0
+
+
+def test_a_data_set_behind_a_link(pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link may be called as the data set, or lead to a folder that is; pictures and numbers have the link's name."""
+    shutil.copytree(pristine, tmp_path / "store" / "v3")
+    (tmp_path / "toy").symlink_to(tmp_path / "store" / "v3")
+    (tmp_path / "latest").symlink_to(pristine)
+    for name in ("toy", "latest"):
+        assert problems(tmp_path / name) == [] and verify(tmp_path / name).name == name
+    assert problems(tmp_path / "store" / "v3") == ["dataset.json: the data set's name is 'toy', its folder's 'v3'"]
+    assert describe_main([str(tmp_path / "toy"), f"out={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr().out.startswith("toy: ")
 
 
 def test_the_same_source_in_two_splits(folder: Path) -> None:

@@ -34,12 +34,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sharding.building.dice import Dice
+from sharding.building.packing import channel_statistics
 from sharding.building.proportions import apportion
 from sharding.building.request import Request
 from sharding.datasets.digits_glt.looks import LOOKS, SIDE, render
-from sharding.format.dataset import Split
 from sharding.format.dataset_json import begin_dataset, finish_dataset, is_built
-from sharding.format.index import load_index
 from sharding.format.shards import Sample, write_split
 from sharding.progress import ProgressBar
 
@@ -112,11 +111,16 @@ def build(request: Request) -> None:
         return
     folder = begin_dataset(out, NAME)
     total = sum(sum(per_class) for _, per_class, _ in SPLITS.values())
+    indices = {}
     with ProgressBar(total, f"building {NAME}", "img") as bar:
         for number, relative in enumerate(SPLITS):
             bar.set_postfix_str(relative)
-            write_split(folder / relative, _counted(_samples(relative, number, scans, pools, seed), bar), SHARD_SAMPLES)
-    statistics = {edition: _statistics(folder / splits["train"]) for edition, splits in EDITIONS.items()}
+            samples = _counted(_samples(relative, number, scans, pools, seed), bar)
+            indices[relative] = write_split(folder / relative, samples, SHARD_SAMPLES)
+    statistics = {
+        edition: channel_statistics(folder / splits["train"], indices[splits["train"]], 1)
+        for edition, splits in EDITIONS.items()
+    }
     finish_dataset(
         out,
         NAME,
@@ -190,19 +194,6 @@ def _counted(samples: Iterator[Sample], bar: ProgressBar) -> Iterator[Sample]:
     for sample in samples:
         yield sample
         bar.update()
-
-
-def _statistics(folder: Path) -> dict[str, list[float]]:
-    """Compute mean and std of the RGB channels in 0..1 over a written split, by exact integer sums."""
-    split = Split(folder, load_index(folder))
-    total, squares, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
-    for i in range(len(split)):
-        image = np.asarray(Image.open(io.BytesIO(split.read(i))), dtype=np.int64).reshape(-1, 3)
-        total, squares, pixels = total + image.sum(0), squares + (image * image).sum(0), pixels + len(image)
-    split.close()
-    mean = total / (255 * pixels)
-    std = np.sqrt((squares * pixels - total * total) / (255 * 255 * pixels * pixels))
-    return {"mean": [round(float(m), 4) for m in mean], "std": [round(float(s), 4) for s in std]}
 
 
 def contact_sheet(scans: np.ndarray, pools: Mapping[str, list[np.ndarray]], seed: int) -> Image.Image:

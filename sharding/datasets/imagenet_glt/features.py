@@ -1,8 +1,8 @@
 """Features of ILSVRC's images by a pretrained ResNet-50: float16 [n, 2048] for each class, in a file.
 
 They are the output of the network's last average pooling, for Resize(260) + CenterCrop(256) pixels in 0..1. Mean and
-standard deviation are not subtracted: the paper's attributes were found so. A batch holds a
-single class, so that a class's features do not depend on the other classes of the process.
+standard deviation are not subtracted: the paper's attributes were found so. A batch holds a single class, so that a
+class's features do not depend on the other classes of the process.
 """
 
 from __future__ import annotations

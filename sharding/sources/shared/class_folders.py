@@ -1,6 +1,7 @@
 """What folders of images mean: which is a class, which a split, and which files are images. For folders and archives.
 
-- Folders on top that are all named train, val, valid, validation or test are splits; classes are below them.
+- Folders on top that are all named as splits are (train, validation ...) are these; classes are below them. A folder
+  beside them is refused where one of them holds class folders: in silence, all would become classes.
 - A single folder on top that holds other folders is the data set's own name, not a class.
 - Of what is left of an image's path the first folder is its class (`classes=top`), or the last one (`leaf`): its name
   alone where no other such folder has it, else the path.
@@ -8,39 +9,22 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal, NamedTuple
-
-from PIL import Image
 
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
 from sharding.building.notices import Notices
-from sharding.images.any_image import formats
+from sharding.images.any_image import is_image
+from sharding.sources.rows import SPLIT_WORDS
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folders that are splits, in any case -> the split."""
 NO_CLASS = "images that lie in no class folder"
 EMPTY = "folders that hold no image"
 HIDDEN = "hidden files and folders, and what systems leave behind (__MACOSX, Thumbs.db)"
 NO_IMAGES = "files that are no images by their extension"
 _LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}
-
-
-@cache
-def extensions() -> frozenset[str]:
-    """Return the extensions, as `.png`, of the images that Pillow can read."""
-    taken = formats()
-    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in taken)
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file is an image by its extension, in any case."""
-    return os.path.splitext(name)[1].lower() in extensions()
 
 
 def is_hidden(name: str) -> bool:
@@ -91,9 +75,9 @@ class Tree:
             notices: counts the folders of a split, or beside the splits, that hold no image.
 
         Raises:
-            DataError: a class folder holds no image in any split.
+            DataError: a class folder holds no image in any split, or another folder lies beside splits.
         """
-        above, has_splits = self._layout()
+        above, has_splits = self._layout(source)
         parts = {folder: _parts(folder[above:], has_splits) for folder in (*self.full, *self.bare)}
         labels = _labels({below for below, _ in parts.values() if below}, classes)
         found = {}
@@ -110,14 +94,21 @@ class Tree:
             notices.leave_out(EMPTY, shown(folder))
         return found
 
-    def _layout(self) -> tuple[int, bool]:
+    def _layout(self, source: object) -> tuple[int, bool]:
         """Return how many letters of every path are above the classes or splits, and whether there are splits."""
         above = 0
         while True:
             full = [folder[above:].split("/") for folder in self.full if folder[above:]]
             tops = {parts[0] for parts in full}
-            if tops and all(top.lower() in SPLIT_NAMES for top in tops):
+            others = sorted(top for top in tops if top.lower() not in SPLIT_WORDS)
+            if tops and not others:
                 return above, True
+            splits = sorted({parts[0] for parts in full if len(parts) > 1} - set(others))
+            if splits:
+                raise DataError(
+                    f"{source}: folder {shown(others[0])} lies beside {splits[0]}, which holds folders of images as a "
+                    f"split does; {', '.join(SPLIT_WORDS)} alone, or class folders of other names, would be legal"
+                )
             tops |= {folder[above:].partition("/")[0] for folder in self.bare if folder[above:]}
             if len(tops) != 1 or all(len(parts) == 1 for parts in full):
                 return above, False
@@ -129,7 +120,7 @@ def _parts(folder: str, has_splits: bool) -> tuple[tuple[str, ...], str]:
     parts = tuple(folder.split("/")) if folder else ()
     if not has_splits:
         return parts, ""
-    split = SPLIT_NAMES.get(parts[0].lower(), "") if parts else ""
+    split = SPLIT_WORDS.get(parts[0].lower(), "") if parts else ""
     return (parts[1:], split) if split else ((), "")
 
 

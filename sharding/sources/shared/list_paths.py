@@ -11,17 +11,8 @@ from recipes.common.errors import DataError
 from sharding.building.listing import shown
 from sharding.building.raw_files import Place
 from sharding.sources.row_checks import is_number
+from sharding.sources.rows import SPLIT_WORDS
 
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""What lists call the splits, in any case."""
 COLUMNS = {
     "path": ("path", "file", "filename", "image"),
     "label": ("label", "class", "category"),

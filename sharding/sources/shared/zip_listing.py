@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from recipes.common.errors import DataError
 from sharding.building.listing import FOLDERS, NOT_PLAIN, shown
-from sharding.building.raw_files import Deflated, Place
+from sharding.building.raw_files import Place, Zipped
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 """How a zip begins, and an empty one."""
@@ -105,10 +105,8 @@ class Zip:
         if len(header) < 30 or not header.startswith(_LOCAL):
             raise self._damage(f"no header of {shown(member.name)} at byte {member.header}")
         name, extra = struct.unpack_from("<HH", header, 26)
-        start, path = member.header + 30 + name + extra, str(self.path)
-        if member.method == _STORED:
-            return Place(path, start, member.packed, member.name, path)
-        return Deflated(path, start, member.packed, member.name, path, member.size, member.crc32)
+        where = (str(self.path), member.header + 30 + name + extra, member.packed, member.name, str(self.path))
+        return Zipped(*where, member.size, member.crc32, member.method == _DEFLATED)
 
     def _directory(self) -> tuple[int, int, int]:
         """Return where the directory begins, how many members it has, and what to add to the places that it says."""

@@ -356,6 +356,28 @@ def test_archives_are_looked_at_by_their_heads(packed: bool, tmp_path: Path) -> 
     assert forms.meta(tmp_path / "data", "birds")["values"]["data"]["image_size"] == 21
 
 
+def test_a_wrong_byte_in_a_zip_stops_the_build(tmp_path: Path) -> None:
+    """The checksums that a zip has of its members are kept with their places, of those that it only stores as well."""
+    tree = some(tmp_path / "raw")
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        for file in sorted(tree.rglob("*.jpg")):
+            archive.write(file, file.relative_to(tree))
+    data, image = (tmp_path / "raw.zip").read_bytes(), (tree / "ant" / "3.jpg").read_bytes()
+    at = data.index(image) + len(image) - 9
+    (tmp_path / "raw.zip").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(DataError, match=r"raw.zip, member ant/3\.jpg: damaged in the archive"):
+        built(tmp_path / "raw.zip", tmp_path / "data", "val=2", "test_cbl=2")
+
+
+def test_a_folder_above_an_archive_may_have_any_name(tmp_path: Path) -> None:
+    """A path is bytes, which need not be UTF-8, as names inside of a data set must be."""
+    tree, folder = some(tmp_path / "raw"), Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xe9tes"))
+    folder.mkdir()
+    archive = shutil.make_archive(str(folder / "raw"), "tar", tree)
+    built(archive, tmp_path / "data", "val=2", "test_cbl=2")
+    assert forms.meta(tmp_path / "data", "birds")["splits"]["glt/train"]["per_class"] == [8, 8]
+
+
 def test_a_column_of_attributes(tmp_path: Path) -> None:
     """The values of a column become groups by their sizes within a class, and each image says its own."""
     tree = some(tmp_path / "raw", each=40)
@@ -371,6 +393,34 @@ def test_a_column_of_attributes(tmp_path: Path) -> None:
     assert forms.meta(tmp_path / "data", "birds")["notes"]["kinds"] == [[22, 11, 7]] * 2
     with pytest.raises(DataError, match="the source says no attribute of its images"):
         built(tree, tmp_path / "other", "attributes=column")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (("photo", "photo"), "the attribute column says 'photo' of every image"),
+        (("photo", ""), r"no attribute is said of bee/\d.jpg and 9 more; one of every image .*, or attributes=none"),
+        (("photo", "a\nb"), r"the attribute a\\nb is not one line of UTF-8"),
+        (("photo", "\ud800"), r"the attribute \\ud800 is not one line of UTF-8"),
+    ],
+    ids=["one value", "of some images", "two lines", "not UTF-8"],
+)
+def test_a_column_of_attributes_is_checked_where_it_is_used(
+    values: tuple[str, str], sentence: str, tmp_path: Path
+) -> None:
+    """A column that happens to be called attribute is nothing to a build without attributes=column."""
+    tree = some(tmp_path / "raw")
+    lines = [
+        json.dumps({"path": f"{name}/{number}.jpg", "label": name, "attribute": value})
+        for name, value in zip(("ant", "bee"), values, strict=True)
+        for number in range(10)
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    words = [f"images={tree}", "val=1", "test_cbl=1"]
+    with pytest.raises(DataError, match=sentence):
+        built(tmp_path / "list.jsonl", tmp_path / "data", *words, "attributes=column")
+    built(tmp_path / "list.jsonl", tmp_path / "data", *words)
+    assert forms.meta(tmp_path / "data", "birds")["splits"]["glt/train"]["per_class"] == [8, 8]
 
 
 def test_images_of_one_source_stay_together(tmp_path: Path) -> None:

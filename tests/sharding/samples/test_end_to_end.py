@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from sharding.verify import verify
 from slurm.run_folder import prepare
 from tests.helpers import forms
 from tests.helpers.mini import IFL, lines, trained
+from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import started
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -58,6 +62,29 @@ def test_images_of_a_program_are_a_data_set(tmp_path: Path, capsys: pytest.Captu
     assert "mine is already in" in (said := capsys.readouterr().out) and "than recorded" not in said
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert forms.meta(tmp_path, "mine")["splits"]["glt/train"]["per_class"] == [23, 23]
+
+
+def test_a_program_without_a_guard_ends_with_a_sentence(tmp_path: Path) -> None:
+    """Its worker processes import it and come to the build, too: they say what it lacks, and it ends instead of waiting
+    for them.
+    """
+    (tmp_path / "flat.py").write_text(
+        "import numpy as np\n"
+        "from sharding.build import build_samples\n"
+        "samples = [(np.full((9, 9), number, np.uint8), number % 2) for number in range(60)]\n"
+        f"build_samples('flat', {str(tmp_path)!r}, samples, workers=2)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "flat.py")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+    assert ended.returncode == 1 and "under way" not in ended.stdout
+    assert "DataError: data=flat: the program builds where its worker processes import it" in ended.stderr
+    assert 'a build below if __name__ == "__main__": would be legal' in ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith("what it printed before may say why; the same command goes on")
 
 
 def test_a_channel_without_contrast_divides_by_one() -> None:

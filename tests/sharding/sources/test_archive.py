@@ -14,7 +14,7 @@ import pytest
 
 from recipes.common.errors import DataError
 from sharding.building.notices import Notices
-from sharding.building.raw_files import Deflated
+from sharding.building.raw_files import Zipped
 from tests.helpers.labelled import owls, picture, put, read, said
 
 
@@ -52,7 +52,21 @@ def test_a_zip_is_its_folder(tree: Path, compression: int) -> None:
     """So does a zip, whether its members are stored or deflated."""
     rows = read(zipped(tree, compression))
     assert said(rows) == said(read(tree))
-    assert {isinstance(row.where, Deflated) for row in rows} == {compression == zipfile.ZIP_DEFLATED}
+    assert {isinstance(row.where, Zipped) and row.where.deflated for row in rows} == {
+        compression == zipfile.ZIP_DEFLATED
+    }
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_of_a_zip_is_named(tree: Path, compression: int) -> None:
+    """A zip has the checksum of each member, by which a wrong byte is told whether it is stored or deflated."""
+    path = zipped(tree, compression)
+    where = read(path)[0].where
+    data = bytearray(path.read_bytes())
+    data[where.offset + where.size // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"owls.zip, member .*0 x.png: damaged in the archive"):
+        where.read()
 
 
 def test_zip64(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from recipes.common.errors import DataError
 from sharding.building.notices import Notices
 from sharding.sources.folder import CIRCLES
+from sharding.sources.rows import SPLIT_WORDS
 from sharding.sources.shared.class_folders import EMPTY, HIDDEN, NO_CLASS, NO_IMAGES
 from tests.helpers.labelled import CLASSES, owls, picture, put, read
 
@@ -40,6 +42,28 @@ def test_splits_are_folders_on_top(tmp_path: Path) -> None:
         "validation/a/2.png": ("a", "val"),
         "test/b/3.png": ("b", "test"),
     }
+
+
+def test_training_and_testing_are_splits(tmp_path: Path) -> None:
+    """Folders call the splits by the same words as lists do."""
+    put(tmp_path, *(f"{word}/{name}/{word}.png" for word in SPLIT_WORDS for name in "ab"))
+    assert labels(tmp_path) == {
+        f"{word}/{name}/{word}.png": (name, split) for word, split in SPLIT_WORDS.items() for name in "ab"
+    }
+
+
+def test_another_folder_beside_splits_is_refused(tmp_path: Path) -> None:
+    """Else the splits would become classes in silence; so it is inside of a lone folder, and in an archive."""
+    put(tmp_path, "x/train/a/1.png", "x/train/b/1.png", "x/Test/a/2.png", "x/un labeled/3.png")
+    with pytest.raises(DataError, match="folder un labeled lies beside Test, which holds folders of images as a split"):
+        read(tmp_path)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for file in sorted(tmp_path.rglob("*.png")):
+            archive.write(file, file.relative_to(tmp_path))
+    with pytest.raises(DataError, match=r"x.zip: folder un labeled lies .*; train, training, .*, would be legal"):
+        read(tmp_path / "x.zip")
+    (tmp_path / "x" / "un labeled" / "3.png").unlink()
+    assert set(labels(tmp_path).values()) == {("a", "train"), ("b", "train"), ("a", "test")}
 
 
 def test_another_folder_beside_makes_them_classes(tmp_path: Path) -> None:

@@ -49,6 +49,22 @@ def test_json_lines(images: Path) -> None:
     assert [row.label for row in read(written(images, rows, "table.jsonl"))] == ["0", "1", "0"]
 
 
+def test_a_line_of_json_may_leave_out_what_it_has_no_value_for(images: Path) -> None:
+    """A field that a later line names is a column as any other; the lines without it say nothing of it."""
+    lines = [
+        {"path": "c.png", "label": "owl"},
+        {"path": "a, b.png", "label": "owl", "source": "s1", "split": "test"},
+        {"path": "d.png", "label": "kite", "split": None},
+    ]
+    path = written(images, "\n".join(map(json.dumps, lines)), "table.jsonl")
+    assert values(path) == [
+        ("c.png", "owl", "", "", ""),
+        ("a, b.png", "owl", "", "test", "s1"),
+        ("d.png", "kite", "", "", ""),
+    ]
+    assert [row.split for row in read(path, columns={"split": "split"})] == ["", "test", ""]
+
+
 def test_parquet(images: Path) -> None:
     """Of a Parquet file only the columns of a row's fields are read."""
     import pyarrow
@@ -78,9 +94,7 @@ def test_named_columns(images: Path) -> None:
         ("path,label\nc.png,a\nd.png,\n", {}, r"line 3: has no label"),
         ("path,label\nc.png,a\n,b\n", {}, r"line 3: column path is empty"),
         ("path,label,split\nc.png,a,trian\n", {}, r"line 2: split trian is none; did you mean train\?"),
-        ("path,label,attribute\nc.png,a,x\nd.png,b,x\n", {}, r"the attribute of all images is x"),
-        ("path,label,attribute\nc.png,a,x\nd.png,b,\n", {}, r"line 3: has no attribute, unlike"),
-        ('path,label\nc.png,"a\nb"\n', {}, r"line 2: label or attribute a\\nb  is not one line"),
+        ('path,label\nc.png,"a\nb"\n', {}, r"line 2: label a\\nb is not one line"),
         ('path,label\nc.png,"a\n', {}, r"line 2: is not CSV"),
     ],
 )

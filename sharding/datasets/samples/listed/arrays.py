@@ -1,4 +1,4 @@
-"""The images of a source as arrays: 38 bytes an image besides its name (54 in a packed zip)."""
+"""The images of a source as arrays: 38 bytes an image besides its name (54 in a zip)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sharding.building.notices import Notices
-from sharding.building.raw_files import Deflated, Pixels, Place
+from sharding.building.raw_files import Pixels, Place, Zipped
 from sharding.datasets.samples.listed.texts import Texts
 
 PLAIN, DEFLATED, PIXELS = 0, 1, 2
@@ -34,7 +34,7 @@ class Listed:
         offset: int64 [N], where its bytes begin there.
         size: int64 [N], how many they are; -1: the whole file.
         kind: int8 [N]: 0 a file's bytes, 1 deflated, from 2 on bare pixels of the shape `kind - 2`.
-        whole: bytes and checksum of inflated images, int64 [N, 2], or of no length where there are none.
+        whole: bytes and checksum of images in a zip, int64 [N, 2], or of no length where there are none.
         said: class names, kinds, base, shapes, digest, sizes, notices, and what the listing was made from.
     """
 
@@ -93,9 +93,9 @@ class Listed:
         where = (path, int(self.offset[i]), size, name if size >= 0 else "", root)
         if kind >= PIXELS:
             return Pixels(*where, shape=tuple(self.said["shapes"][kind - PIXELS]))
-        if kind == DEFLATED:
-            whole, crc32 = self.whole[i].tolist()
-            return Deflated(*where, whole_size=whole, crc32=crc32)
+        whole, crc32 = self.whole[i].tolist() if len(self.whole) else (0, 0)
+        if whole:
+            return Zipped(*where, whole_size=whole, crc32=crc32, deflated=kind == DEFLATED)
         return Place(*where)
 
     def taken(self, rows: np.ndarray) -> Listed:

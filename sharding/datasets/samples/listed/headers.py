@@ -13,7 +13,7 @@ from PIL import Image
 from recipes.common.errors import DataError
 from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
-from sharding.building.raw_files import Deflated, Place
+from sharding.building.raw_files import Place, Zipped
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.images.any_image import formats
 from sharding.images.decoders import MAX_PIXELS
@@ -132,7 +132,7 @@ def _size(place: Place) -> tuple[int, int] | None:
 def _head(place: Place) -> bytes:
     """Return the first bytes of an image in an archive, which most headers fit into."""
     stretch = Place(place.path, place.offset, min(place.size, _HEAD), place.name, place.root).read()
-    if not isinstance(place, Deflated):
+    if not (isinstance(place, Zipped) and place.deflated):
         return stretch
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(stretch, _HEAD)

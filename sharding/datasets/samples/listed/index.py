@@ -25,7 +25,7 @@ import numpy as np
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file, write_whole
 from sharding.building.listing import shown
-from sharding.building.raw_files import Deflated, Pixels, Place
+from sharding.building.raw_files import Pixels, Place, Zipped
 from sharding.building.samples_words import Samples
 from sharding.building.source_stamps import stamps_of
 from sharding.datasets.samples.listed.arrays import DEFLATED, PER_IMAGE, PIXELS, PLAIN, TEXTS, Listed
@@ -39,7 +39,9 @@ from sharding.sources.webdataset import expanded
 FOLDER, SAID, NAMES = "index", "said.json", "names.txt"
 _HEADER = 128
 """Bytes of an .npy file without numbers, at most."""
-_EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
+_ANY_END = re.compile(r"\.[a-z0-9]{1,5}$")
+"""What the order of images leaves out of a name. `keys.loose_name` asks for an image's extension instead; another rule
+here would give every data set other splits."""
 
 
 def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = False, each: bool = False) -> Listed:
@@ -257,7 +259,7 @@ class _Gathering:
         self.digest = array("Q")
         self.classes, self.kinds, self.shapes = _Numbers(), _Numbers(), _Numbers()
         self.base, self.last = "", ""
-        self.has_source, self.has_deflated = False, False
+        self.has_source, self.has_zipped = False, False
 
     def add(self, row: Row) -> None:
         """Append a row."""
@@ -270,7 +272,7 @@ class _Gathering:
         self.label.append(self.classes[row.label])
         self.attribute.append(self.kinds[row.attribute] if row.attribute else -1)
         self.split.append(SPLITS.index(row.split) + 1 if row.split else 0)
-        stem = _EXTENSION.sub("", row.name.casefold())
+        stem = _ANY_END.sub("", row.name.casefold())
         digest = hashlib.blake2b(stem.encode(), digest_size=16).digest()
         self.digest.extend((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")))
         self._add_place(row.name, where)
@@ -286,15 +288,15 @@ class _Gathering:
         self.offset.append(where.offset)
         self.size.append(where.size)
         kind, whole = PLAIN, (0, 0)
-        if isinstance(where, Deflated):
-            if not self.has_deflated:  # the images before it were none
+        if isinstance(where, Zipped):
+            if not self.has_zipped:  # the images before it were none
                 self.whole.frombytes(bytes(16 * len(self.kind)))
-            self.has_deflated = True
-            kind, whole = DEFLATED, (where.whole_size, where.crc32)
+            self.has_zipped = True
+            kind, whole = DEFLATED if where.deflated else PLAIN, (where.whole_size, where.crc32)
         elif isinstance(where, Pixels):
             kind = PIXELS + self.shapes[json.dumps(where.shape)]
         self.kind.append(kind)
-        if self.has_deflated:
+        if self.has_zipped:
             self.whole.extend(whole)
 
     def found(self) -> tuple[Listed, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 from sharding.building.keys import not_alone, plain_key, told_apart
 from sharding.building.packing import Images, Planned
 from sharding.datasets.samples.listed.arrays import Listed
+from sharding.format.index import by_class_and_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +79,7 @@ class SplitImages(Images):
         classes, label = len(self.of.groups), self.of.label[self.rows]
         if self.of.attribute is None:
             return np.bincount(label, minlength=classes)
-        table = np.zeros((classes, 3), np.int64)
-        np.add.at(table, (label, self.of.attribute[self.rows]), 1)
-        return table
+        return by_class_and_group(label, self.of.attribute[self.rows], classes)[:, :3]
 
     def _planned(self, row: int) -> Planned:
         of = self.of

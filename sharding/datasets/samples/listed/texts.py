@@ -1,4 +1,7 @@
-"""Millions of texts in two arrays: their UTF-8 bytes, and where each ends."""
+"""Millions of texts in two arrays: their UTF-8 bytes, and where each ends.
+
+A path may hold bytes that are not UTF-8. Python's texts keep such a byte as a surrogate; here it is the byte again.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, i: Any) -> Any:
         """Return text `i`, 0 <= i < N."""
-        return self.blob[self.ends[i] : self.ends[i + 1]].tobytes().decode()
+        return self.blob[self.ends[i] : self.ends[i + 1]].tobytes().decode(errors="surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         """Yield the texts in their order."""
@@ -59,7 +62,7 @@ class GrowingTexts:
 
     def add(self, text: str) -> None:
         """Append a text."""
-        self._blob += text.encode()
+        self._blob += text.encode(errors="surrogateescape")
         self._ends.append(len(self._blob))
 
     def texts(self) -> Texts:

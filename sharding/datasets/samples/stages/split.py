@@ -14,6 +14,7 @@ import numpy as np
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
 from sharding.building.keys import digest64
+from sharding.building.listing import shown
 from sharding.building.request import Request
 from sharding.building.samples_words import file_of
 from sharding.datasets.samples import attributes, heads
@@ -24,6 +25,7 @@ from sharding.datasets.samples.splits import Pool, Wishes, cut
 from sharding.datasets.samples.stages.clusters import clusters_of
 from sharding.format.dataset import digest_of
 from sharding.format.index import kept_arrays, save_npz
+from sharding.sources.row_checks import is_line
 
 FILE = "split.npz"
 _ARRAYS = ("order", "attribute", "kind", "said")
@@ -146,13 +148,31 @@ def _attributes(
     how: str, found: Listed, label: np.ndarray, names: Sequence[str], clusters: np.ndarray | None
 ) -> attributes.Attributes | None:
     if how == "column":
-        if (found.attribute < 0).all():
-            raise DataError(
-                "attributes=column: the source says no attribute of its images; a list with such a column, named by "
-                "columns=...,attribute:NAME, would be legal"
-            )
+        _check_column(found)
         return attributes.by_column(found.attribute, label, names, found.kinds)
     return None if clusters is None else attributes.by_clusters(clusters, label, names)
+
+
+def _check_column(found: Listed) -> None:
+    """Refuse attributes that are not said of every image, or not in one line."""
+    without = np.flatnonzero(found.attribute < 0)
+    if len(without) == len(found):
+        raise DataError(
+            "attributes=column: the source says no attribute of its images; a list with such a column, named by "
+            "columns=...,attribute:NAME, would be legal"
+        )
+    if len(without):
+        name = shown(str(found.names[int(without[0])]))
+        more = f" and {len(without) - 1:,} more" if len(without) > 1 else ""
+        raise DataError(
+            f"attributes=column: no attribute is said of {name}{more}; one of every image would be legal, or "
+            "attributes=none"
+        )
+    if wrong := next((kind for kind in found.kinds if not is_line(kind)), None):
+        raise DataError(
+            f"attributes=column: the attribute {shown(wrong)} is not one line of UTF-8, which would be legal, as "
+            "attributes=none would"
+        )
 
 
 def _numbered_sources(found: Listed) -> np.ndarray:
