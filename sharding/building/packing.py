@@ -269,7 +269,7 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
     """
     counts = {}
     for relative, images in plan.items():
-        label, attribute = zip(*((planned.label, planned.attribute) for planned in images), strict=True)
+        label, attribute = [planned.label for planned in images], [planned.attribute for planned in images]
         counts[relative] = by_class_and_group(label, attribute, classes)[:, :3].tolist()
     return counts
 

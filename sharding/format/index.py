@@ -56,7 +56,7 @@ def by_class_and_group(label: ArrayLike, attribute: ArrayLike, classes: int) -> 
         int64 [K, 4]; the last column: no attribute.
     """
     table = np.zeros((classes, 4), np.int64)
-    np.add.at(table, (np.asarray(label), np.asarray(attribute)), 1)
+    np.add.at(table, (np.asarray(label, np.int64), np.asarray(attribute, np.int64)), 1)
     return table
 
 
