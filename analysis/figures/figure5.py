@@ -20,7 +20,7 @@ from analysis.figures.fonts import drawn_label
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
 from analysis.figures.methods import Key, Method, Pair, Study
 from analysis.figures.point_labels import label_points
-from analysis.figures.style import EQUAL_LOOK, IFL_LOOK, PAGE, PLAIN_LOOK, STYLE
+from analysis.figures.style import EQUAL_LOOK, IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, legend_below
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
@@ -163,7 +163,7 @@ def _over_epochs(above: Any, curves: list[Curve], protocol: str, letters: Iterat
         axes.set_ylabel(f"{metric} (%)")
     handles = [Line2D([], [], label=curve.label, **curve.look) for curve in curves]
     handles += [Line2D([], [], label="IFL sets in", **ONSET)] * any_onset
-    above.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, handlelength=3)
+    legend_below(above, handles, 2 if len(handles) > 3 else 3)
 
 
 def _class_against_attribute(
