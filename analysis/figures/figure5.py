@@ -31,9 +31,7 @@ BESIDE = 24
 
 
 class Improvement(NamedTuple):
-    """By how many points of percent a method is above the baseline of its table, class-wise (CLT) and attribute-wise
-    (ALT).
-    """
+    """By how many points of percent a method is above the first one, class-wise (CLT) and attribute-wise (ALT)."""
 
     label: str
     class_wise: float

@@ -209,6 +209,7 @@ def _is_further(method: Method, methods: list[Method]) -> bool:
     One with IFL has a twin that they do not have with IFL; else it varies IFL, which is its own table's matter.
     """
     shown = [other for other in methods if other.runs]
+    if not method.runs or method.recipe in {other.recipe for other in shown}:
+        return False
     with_ifl = {None, *(other.baseline_recipe for other in shown if other.has_ifl)}
-    is_new = method.recipe not in {other.recipe for other in shown}
-    return bool(method.runs) and is_new and not (method.has_ifl and method.baseline_recipe in with_ifl)
+    return not method.has_ifl or method.baseline_recipe not in with_ifl

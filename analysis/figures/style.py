@@ -55,21 +55,17 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     return files
 
 
-def legend_below(
-    block: Figure | SubFigure, handles: Sequence[Artist], most: int, handlelength: float = 3, **look: Any
-) -> Legend:
-    """Put a legend below the panels, in the most columns that fit the width, but for one, which always does.
+def legend_below(block: Figure | SubFigure, handles: Sequence[Artist], most: int, handlelength: float = 3) -> Legend:
+    """Put a legend below the panels, in as many columns as fit the width, or in one.
 
     Args:
         block: with a constrained layout, which makes room.
         handles: one for each entry, with its label.
         most: columns.
         handlelength: of each entry's line, in font sizes.
-        look: more of matplotlib's values for legends.
     """
-    look |= {"loc": "outside lower center", "handlelength": handlelength}
     for columns in range(min(most, len(handles)), 0, -1):
-        legend = block.legend(handles=handles, ncols=columns, **look)
+        legend = block.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=handlelength)
         fit_fonts(legend)
         if columns == 1 or legend.get_window_extent().width <= block.bbox.width:
             break

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.__main__ import main
-from analysis.figures import figure5, fonts, learning_curves
+from analysis.figures import figure5, fonts, learning_curves, long_tail
 from analysis.figures.catalogue import NamedFigure, draw_all, figure5_caption
 from analysis.figures.methods import studies
 from analysis.figures.progress import progress
@@ -262,9 +262,13 @@ def test_legends_of_long_labels_stay_on_the_page(name: str, tmp_path: Path, monk
         rows = [row.model_copy(update={"label": label + row.label}) for row in layout.rows if row.recipe in recipes]
         filled = fill_table(layout.model_copy(update={"rows": rows}), runs, *tidy(runs))
         figure, _ = learning_curves.learning_curves(filled)
-        above, _ = figure5.figure5(study := studies([filled])[0], study.chosen(None), [filled])
-        for legend, each in ((figure.legends[0], figure), (above.subfigs[0].legends[0], above)):
+        (study,) = studies([filled])
+        pair = study.chosen(None)
+        over_epochs, _ = figure5.figure5(study, pair, [filled])
+        tail, _ = long_tail.one_pair(study, pair, "glt")
+        for each in (figure, over_epochs, tail):
             save_figure(each, tmp_path, "drawn")
+            (legend,) = (each.subfigs or [each])[0].legends
             box = legend.get_window_extent()
             assert each.bbox.x0 <= box.x0 and box.x1 <= each.bbox.x1, box
         made.append(figure.axes[0].get_window_extent().height)
