@@ -43,7 +43,7 @@ def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFi
             drawn.append(NamedFigure(name, one.caption, one.figure))
     for table in tables:
         drawn += [_ranks(table, of_protocol) for of_protocol in average_ranks(table)]
-        figure, said = learning_curves.learning_curves([table])
+        figure, said = learning_curves.learning_curves(table)
         remarks += said
         if figure is None:
             remarks.append(f"{table.layout.name}: no learning curves, none of its runs was evaluated while it trained")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import matplotlib
-from matplotlib.figure import Figure
+from matplotlib.artist import Artist
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
 
@@ -28,7 +28,7 @@ NOTE = (
 )
 
 
-def drawn_label(text: str, most: int = 28, end: int | None = None) -> str:
+def drawn_label(text: str, most: int = 30, end: int | None = None) -> str:
     """Return a label as figures show it: drawable, and shortened as `analysis.labels.shortened` does."""
     return shortened(drawable(" ".join(text.split())), most, end)
 
@@ -45,17 +45,19 @@ def drawable(text: str) -> str:
     return "".join(parts)
 
 
-def fit_fonts(figure: Figure) -> tuple[bool, bool]:
-    """Give every text of a figure fonts that have all its characters, or replace these.
+def fit_fonts(drawn: Artist) -> tuple[bool, bool]:
+    """Give every text of a figure, or of a part of one, fonts that have all its characters, or replace these.
 
-    A tick's label is written anew when it is drawn, so it must have been `drawn_label` before.
+    No text is maths: a `$` in somebody's label is a dollar. A tick's label is written when it is drawn, so it must have
+    been `drawn_label` before.
 
     Returns:
         Whether another font than our own is used, and whether any text has code points for characters.
     """
     said: list[str] = []
     others = False
-    for text in figure.findobj(Text):
+    for text in drawn.findobj(Text):
+        text.set_parse_math(False)
         text.set_text(drawable(text.get_text()))
         if families := _other_families(text.get_text()):
             text.set_fontfamily([OWN, *families])

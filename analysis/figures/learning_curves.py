@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import matplotlib
@@ -13,19 +12,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.fonts import drawn_label
-from analysis.figures.style import LINES, MARKERS, PAGE, PALETTE, STYLE
+from analysis.figures.style import LINES, MARKERS, PAGE, PALETTE, STYLE, legend_below
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
 from recipes.table_layout import Column
 
 ONSET: dict[str, Any] = {"color": "#777777", "linewidth": 1, "linestyle": (0, (1, 1)), "zorder": 1}
 LEGEND_COLUMNS = 3
+"""At most: fewer where labels are long."""
+PANELS = 3.6
+"""Height of the panels, in inches."""
 MARKS = 15
 """About how many markers a line carries; one at each evaluation would run into the next."""
 
 
-def learning_curves(tables: list[Table]) -> tuple[Figure | None, list[str]]:
-    """Draw a block of panels for each table (metrics down, protocols across), one line for each run.
+def learning_curves(table: Table) -> tuple[Figure | None, list[str]]:
+    """Draw a table's panels (metrics down, protocols across), one line for each run.
 
     A row is a colour; methods are drawn solid, and rows whose twin they are dashed or dotted. The horizontal axis
     counts epochs completed, so that a vertical line at e says: epochs from the e-th on (counted from 0) were trained
@@ -36,16 +38,14 @@ def learning_curves(tables: list[Table]) -> tuple[Figure | None, list[str]]:
     Returns:
         None where no run was evaluated, and remarks on metric files that had unreadable lines.
     """
-    remarks: list[str] = []
-    tables = [table for table in tables if _panels(table)]
-    if not tables:
+    panels = _panels(table)
+    if not panels:
         return None, []
     with matplotlib.rc_context(STYLE):
-        heights = [3.6 + 0.17 * math.ceil((1 + len(table.layout.rows)) / LEGEND_COLUMNS) for table in tables]
-        figure = Figure(figsize=(PAGE, sum(heights)), layout="constrained")
-        blocks = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for block, table in zip(blocks, tables, strict=True):
-            remarks += _block(block, table)
+        figure = Figure(figsize=(PAGE, PANELS), layout="constrained")
+        handles, remarks = _draw_panels(figure, table, panels)
+        legend = legend_below(figure, handles, LEGEND_COLUMNS, handlelength=3.5)
+        figure.set_figheight(PANELS + legend.get_window_extent().height / figure.dpi)
     return figure, list(dict.fromkeys(remarks))
 
 
@@ -64,9 +64,9 @@ def _panels(table: Table) -> list[Column]:
     ]
 
 
-def _block(block: Any, table: Table) -> list[str]:
-    panels = _panels(table)
-    axes = block.subplots(len(METRICS), len(panels), sharex="col", sharey="row", squeeze=False)
+def _draw_panels(figure: Figure, table: Table, panels: list[Column]) -> tuple[list[Line2D], list[str]]:
+    """Draw a column of panels for each protocol; return what a legend says of them, and remarks."""
+    axes = figure.subplots(len(METRICS), len(panels), sharex="col", sharey="row", squeeze=False)
     looks = _looks(table)
     remarks: list[str] = []
     drawn: set[int] = set()
@@ -92,8 +92,7 @@ def _block(block: Any, table: Table) -> list[str]:
     labels = [drawn_label(table.layout.full_label(row), 40) for row in table.layout.rows]
     handles = [Line2D([], [], label=labels[index], **looks[index]) for index in sorted(drawn)]
     handles += [Line2D([], [], label="IFL sets in", **ONSET)] if any_onset else []
-    block.legend(handles=handles, loc="outside lower center", ncols=min(LEGEND_COLUMNS, len(handles)), handlelength=3.5)
-    return remarks
+    return handles, remarks
 
 
 def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.fonts import drawn_label
 from analysis.figures.methods import Method, Pair, Study
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat_map
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat_map, legend_below
 from analysis.inputs.artifacts import Classes, classes_of
 from analysis.inputs.runs import Run
 from analysis.stats.per_class import accuracy_table, confusion, most_confused, tail_bins
@@ -134,7 +134,7 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
             by_attribute.set_title("(b) by attribute group", fontsize=8)
             by_attribute.set_ylim(-3, 103)
             by_attribute.margins(x=0.15)
-        top.legend(*by_class.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3)
+        legend_below(top, by_class.get_lines(), 2)
         for block in bottom:
             _draw_heat_maps(block.subplots(1, 3, sharey=True), pair, plain, ifl, names)
     return figure, []

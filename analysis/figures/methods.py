@@ -1,8 +1,9 @@
-"""The methods that figures compare: the rows of a data set's largest table, with their runs on both editions.
+"""The methods that figures compare: the rows of a data set's largest table, with their runs on both editions, and
+after them the methods that only other tables have.
 
 A table holds one or two editions; a figure about class-wise against attribute-wise accuracy needs both. Which runs
 count is decided only by the tables (`analysis.tables.cells`), so that no figure shows a run that its table leaves
-out.
+out. Where tables have a row with different seeds, those of the table with the most count.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from recipes.table_layout import PROTOCOLS, Layout
 
 Key = tuple[str, str, str]
 """`Row.key`."""
+
+EDITIONS = ("glt", "cbl")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Method:
         return self.key[1]
 
     @property
+    def baseline_recipe(self) -> str | None:
+        return self.baseline[0] if isinstance(self.baseline, tuple) else self.baseline
+
+    @property
     def has_ifl(self) -> bool:
         """Whether its runs, or those that they build on, train with IFL."""
         return any(run.has_ifl for runs in self.runs.values() for run in runs[:1])
@@ -60,7 +67,7 @@ class Pair(NamedTuple):
     @property
     def is_ready(self) -> bool:
         """Whether both have runs of one edition."""
-        return any(self.plain.runs.get(train) and self.ifl.runs.get(train) for train in ("glt", "cbl"))
+        return any(self.plain.runs.get(train) and self.ifl.runs.get(train) for train in EDITIONS)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Study:
         ]
 
     def chosen(self, recipe: str | None) -> Pair | None:
-        """Return the pair to show in depth: the first at equal images (budget `matched`), else the first.
+        """Return the pair to show in depth: the first, at equal images (budget `matched`) where its twin has one there.
 
         Args:
             recipe: of the pair, without or with IFL; None, or one that no pair has, means any pair.
@@ -111,7 +118,8 @@ class Study:
         """
         ready = [pair for pair in self.pairs if pair.is_ready]
         named = [pair for pair in ready if recipe in (pair.plain.recipe, pair.ifl.recipe)] or ready
-        return next((pair for pair in named if pair.ifl.budget == "matched"), named[0] if named else None)
+        of_first = [pair for pair in named if pair.plain.recipe == named[0].plain.recipe]
+        return next((pair for pair in of_first if pair.ifl.budget == "matched"), named[0] if named else None)
 
     def at_both_budgets(self, pair: Pair) -> tuple[Method, Method | None]:
         """Return the method with IFL at the paper's budget, and at equal images where it is in the tables, too.
@@ -153,27 +161,55 @@ def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
     runs: dict[tuple[Key, str], list[Run]] = {}
     for table in tables:
         for (index, (source, train)), counted in table.runs.items():
-            if source == data and counted:
-                runs.setdefault((table.layout.rows[index].key, train), counted)
-    # `max` takes the first of those of equal length.
-    largest = max(tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)).layout
-    methods = [
-        Method(
-            row.key,
-            largest.full_label(row),
-            row.group,
-            twin.key if (twin := largest.twin_of(row)) else row.twin,
-            {train: runs[row.key, train] for train in ("glt", "cbl") if (row.key, train) in runs},
-        )
-        for row in largest.rows
-    ]
+            key = table.layout.rows[index].key, train
+            if source == data and len(counted) > len(runs.get(key, [])):  # of equally many the first table's
+                runs[key] = counted
+    laid_out = [_methods(table.layout, runs) for table in tables]
+    methods = max(laid_out, key=_extent)  # the first of equal ones
+    for table, rows in zip(tables, laid_out, strict=True):
+        for row, method in zip(table.layout.rows, rows, strict=True):
+            if _is_further(method, methods):
+                # Away from its table `CE` may say too little, as of three experts.
+                methods = [*methods, replace(method, label=row.published or method.label)]
     matched = {}
     of_key = {method.key: method for method in methods}
     for method in methods:
         recipe, budget, values = method.key
-        key = (recipe, "matched", values)
-        found = {train: runs[key, train] for train in ("glt", "cbl") if (key, train) in runs}
+        equal = (recipe, "matched", values)
+        found = {train: runs[equal, train] for train in EDITIONS if (equal, train) in runs}
         if method.has_ifl and budget == "paper" and found:
             label = f"{method.label}, equal images"
-            matched[method.key] = of_key.get(key) or replace(method, key=key, label=label, runs=found)
+            matched[method.key] = of_key.get(equal) or replace(method, key=equal, label=label, runs=found)
     return Study(data, preset, select, methods, matched)
+
+
+def _methods(layout: Layout, runs: dict[tuple[Key, str], list[Run]]) -> list[Method]:
+    """Return the rows of a table as methods, each with the runs of its key and edition."""
+    return [
+        Method(
+            row.key,
+            layout.full_label(row),
+            row.group,
+            twin.key if (twin := layout.twin_of(row)) else row.twin,
+            {train: runs[row.key, train] for train in EDITIONS if (row.key, train) in runs},
+        )
+        for row in layout.rows
+    ]
+
+
+def _extent(methods: list[Method]) -> tuple[int, int]:
+    """Count those at the paper's budget, which a table of both budgets has, too: with runs, and all."""
+    of_paper = [method for method in methods if method.budget == "paper"]
+    return sum(bool(method.runs) for method in of_paper), len(of_paper)
+
+
+def _is_further(method: Method, methods: list[Method]) -> bool:
+    """Whether a row of another table is a method besides these: it has runs, and none of its recipe is among theirs.
+
+    One with IFL has a twin that they do not have with IFL; else it varies IFL, which is its own table's matter.
+    """
+    shown = [other for other in methods if other.runs]
+    if not method.runs or method.recipe in {other.recipe for other in shown}:
+        return False
+    with_ifl = {None, *(other.baseline_recipe for other in shown if other.has_ifl)}
+    return not method.has_ifl or method.baseline_recipe not in with_ifl

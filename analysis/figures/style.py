@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 
-from matplotlib.axes import Axes  # the backend comes first
-from matplotlib.figure import Figure
+from matplotlib.artist import Artist  # the backend comes first
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
-from matplotlib.text import Text
+from matplotlib.legend import Legend
 
 from analysis.figures.fonts import fit_fonts
 
@@ -41,8 +43,6 @@ STYLE: dict[RcKeyType, Any] = {
 
 def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write NAME.pdf and NAME.png (200 dpi), and return their paths; no date or version goes in."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a `$` in somebody's label is a dollar
     others, _ = fit_fonts(figure)
     if figure.get_layout_engine() is not None:  # laid out once, not for each file: it takes most of the time
         figure.draw_without_rendering()
@@ -53,6 +53,24 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
         figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
     figure.savefig(files[1], dpi=200, metadata={"Software": None})
     return files
+
+
+def legend_below(block: Figure | SubFigure, handles: Sequence[Artist], most: int, handlelength: float = 3) -> Legend:
+    """Put a legend below the panels, in as many columns as fit the width, or in one.
+
+    Args:
+        block: with a constrained layout, which makes room.
+        handles: one for each entry, with its label.
+        most: columns.
+        handlelength: of each entry's line, in font sizes.
+    """
+    for columns in range(min(most, len(handles)), 0, -1):
+        legend = block.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=handlelength)
+        fit_fonts(legend)
+        if columns == 1 or legend.get_window_extent().width <= block.bbox.width:
+            break
+        legend.remove()
+    return legend
 
 
 COLUMN, PAGE = 3.5, 7.2

@@ -293,9 +293,9 @@ def test_curves_draw_the_runs_of_the_table(tmp_path: Path) -> None:
     write_run(tmp_path, "plain", lines=evals)
     write_run(tmp_path, "plain_ifl", lines=[*evals, *trained])
     write_run(tmp_path, "plain", seed=1, lines=evals, done=False)
-    figure, remarks = learning_curves([table(tmp_path)])
+    figure, remarks = learning_curves(table(tmp_path))
     assert not remarks
-    axes = figure.subfigs[0].axes
+    axes = figure.axes
     assert len(axes) == 4
     for axis in axes:
         plain, ifl, onset = axis.lines
@@ -304,7 +304,7 @@ def test_curves_draw_the_runs_of_the_table(tmp_path: Path) -> None:
             np.testing.assert_allclose(line.get_ydata(), [10, 20, 30, 40])
         assert list(onset.get_xdata()) == [2, 2]
         assert plain.get_linestyle() != ifl.get_linestyle() and plain.get_color() != ifl.get_color()
-    labels = [entry.get_text() for entry in figure.subfigs[0].legends[0].get_texts()]
+    labels = [entry.get_text() for entry in figure.legends[0].get_texts()]
     assert labels == ["Plain", "Plain + IFL", "IFL sets in"]
 
 
@@ -381,9 +381,9 @@ def test_figure_takes_hostile_names(tmp_path: Path) -> None:
     """
     from analysis.figures.style import save_figure
 
-    figure, _ = learning_curves([hostile(tmp_path)])
+    figure, _ = learning_curves(hostile(tmp_path))
     save_figure(figure, tmp_path, "hostile")
-    assert [entry.get_text() for entry in figure.subfigs[0].legends[0].get_texts()] == [
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == [
         HOSTILE[0].replace("$x$", "x"),
         HOSTILE[3],
     ]

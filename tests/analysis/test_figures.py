@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -191,6 +192,79 @@ def test_study_takes_rows_of_the_table_and_runs_of_both_editions(folder: Path) -
     assert found.chosen("glt_tde") == found.chosen(None)
 
 
+def test_a_row_has_the_most_runs_of_all_tables_and_its_points_are_a_tables_own(tmp_path: Path) -> None:
+    """Whatever table is read first: a demo's one seed stands for nothing. A point of (c, d) is the difference that a
+    table tests: over pairs where one row builds on the other, else over all seeds of both.
+    """
+    for train in ("glt", "cbl"):
+        for recipe in ("glt_baseline", "glt_crt", "glt_ifl", "glt_mixup"):
+            for seed in range(4 if recipe == "glt_baseline" else 3):
+                write_rich_run(tmp_path, recipe, train, seed, skill=0.5 + len(recipe) / 40 + seed / 50)
+    base, *rows = [
+        {"recipe": "glt_baseline", "label": "Baseline"},
+        *({"recipe": f"glt_{name}", "label": name, "twin": "glt_baseline"} for name in ("crt", "ifl", "mixup")),
+    ]
+    demo = with_rows(tmp_path, [base, rows[1]], seeds=[0], name="demo")
+    most = with_rows(tmp_path, [{**base, "seeds": [0, 1, 2, 3]}, *rows[:2]], seeds=[0, 1, 2], name="most")
+    other = with_rows(tmp_path, [base, rows[2]], seeds=[0, 1, 2], name="other")
+    tests = [[cell.baseline_test for cell in line] for line in (*most.cells[1:], other.cells[1])]
+    for tables in itertools.permutations((demo, most, other)):
+        (study,) = studies(list(tables))
+        assert {method.recipe: [len(runs) for runs in method.runs.values()] for method in study.methods} == {
+            "glt_baseline": [4, 4],
+            "glt_crt": [3, 3],
+            "glt_ifl": [3, 3],
+            "glt_mixup": [3, 3],
+        }
+        for metric, places in (("accuracy", (0, 4)), ("precision", (1, 5))):
+            made = {point.label: point[1:3] for point in figure5.improvements(study, list(tables), metric)}
+            for label, line in zip(("crt", "ifl", "mixup"), tests, strict=True):
+                expected = [100 * line[place].difference for place in places]
+                np.testing.assert_allclose(made[label], expected, atol=1e-9, err_msg=label)
+    assert [test.baseline_seeds for test in next(zip(*tests, strict=True))] == [(0, 1, 2), (0, 1, 2, 3), (0, 1, 2)]
+
+
+def test_figures_are_laid_out_after_the_table_with_the_most_runs(tmp_path: Path) -> None:
+    """A long table of which hardly a run is there loses to a shorter one; methods that only other tables have follow,
+    but for variants of IFL, and what is shown in depth is the first method's.
+    """
+
+    def shown(*more: tuple[str, str]) -> tuple[Study, list[str]]:
+        for recipe, budget in more:
+            write_rich_run(tmp_path, recipe, words=["preset=corrected", f"batch.budget={budget}"])
+        runs, _ = load_runs(tmp_path)
+        layouts = [load_layout(available()[name], ["digits_glt"]) for name in ("budgets", "claims", "parts")]
+        (found,) = studies([fill_table(layout, runs, *tidy(runs)) for layout in layouts])
+        return found, [method.label for method in found.methods if method.runs]
+
+    _, labels = shown(("glt_baseline", "paper"), ("glt_tde", "paper"), ("glt_ifl", "matched"))
+    assert labels == ["Baseline", "Deconfound-TDE", "Baseline + IFL"]
+    study, labels = shown(
+        *((recipe, "paper") for recipe in ("glt_ifl", "glt_ldam", "glt_baseline_2n", "glt_focal", "glt_ride_ce")),
+        *((recipe, "matched") for recipe in ("glt_ifl_3env", "glt_ride_ce_ifl")),
+    )
+    assert labels == [
+        *("Baseline", "Baseline, twice the images", "Baseline + IFL, paper budget", "Baseline + IFL, matched", "LDAM"),
+        *("Deconfound-TDE", "Focal", "CE, RIDE-50", "CE + IFL, RIDE-50 (2 env)"),
+    ]
+    assert [pair.ifl.label for pair in study.pairs if pair.is_ready] == [*labels[2:4], labels[-1]]
+    assert study.chosen(None).ifl.label == "Baseline + IFL, matched"
+
+
+def test_the_first_method_is_shown_in_depth_though_another_is_at_equal_images(tmp_path: Path) -> None:
+    """Equal images come first among the rows with IFL of one method, not before the order of rows."""
+    for recipe, budget in (("baseline", "paper"), ("ifl", "paper"), ("crt", "paper"), ("crt_ifl", "matched")):
+        write_rich_run(tmp_path, f"glt_{recipe}", words=[f"batch.budget={budget}"])
+    rows = [
+        *IFL_AND_OTHERS[:1],
+        *IFL_AND_OTHERS[4:7],
+        {"recipe": "glt_crt_ifl", "label": "+ IFL", "twin": "glt_crt", "budget": "matched"},
+    ]
+    (study,) = studies([with_rows(tmp_path, rows)])
+    assert study.chosen(None).ifl.label == "Baseline + IFL, paper budget"
+    assert study.chosen("glt_crt").ifl.label == "cRT + IFL"
+
+
 def test_a_baseline_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None:
     """A matched row is compared with the matched row of its twin before the one at the paper's budget."""
     write_rich_run(tmp_path)
@@ -324,6 +398,18 @@ def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Ta
     for axes in figure.axes[2:4]:
         assert axes.get_legend() is None  # it stands below, where it covers no point and no name
         assert {text.get_text() for text in axes.texts} == {"cRT", "Baseline + IFL", "cRT + IFL"}
+
+
+@pytest.mark.parametrize("most, lines", [(3, 1), (2, 2)])
+def test_many_names_have_the_width_of_the_page(
+    most: int, lines: int, study: Study, tables: list[Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Panels c and d are side by side as in the paper, and one above the other where they have more methods."""
+    monkeypatch.setattr(figure5, "BESIDE", most)
+    figure, _ = figure5.figure5(study, study.chosen(None), tables)
+    assert [axes.get_title()[:3] for axes in figure.axes] == ["(a)", "(b)", "(c)", "(d)"]
+    assert len({round(axes.get_position().y0, 3) for axes in figure.axes[2:]}) == lines
+    assert overlapping(figure) == []
 
 
 def test_labels_cover_neither_each_other_nor_points() -> None:

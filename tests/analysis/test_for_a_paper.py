@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.__main__ import main
-from analysis.figures import figure5, fonts, learning_curves
+from analysis.figures import figure5, fonts, learning_curves, long_tail
 from analysis.figures.catalogue import NamedFigure, draw_all, figure5_caption
 from analysis.figures.methods import studies
 from analysis.figures.progress import progress
@@ -247,6 +247,35 @@ def test_classes_in_other_scripts_cost_no_figure(tmp_path: Path, monkeypatch: py
     fonts.family_of.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["W", "Baseline ", "\N{CJK UNIFIED IDEOGRAPH-9E22}"])
+def test_legends_of_long_labels_stay_on_the_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fewer columns, which cost the panels no height, whatever their letters and fonts."""
+    recipes = ("glt_baseline", "glt_ifl", "glt_crt", "glt_crt_ifl")
+    for recipe in recipes:
+        write_rich_run(tmp_path, recipe)
+    monkeypatch.setattr(fonts, "_others", lambda: ())
+    fonts.family_of.cache_clear()
+    made = []
+    for label in ("A", 60 * name):
+        runs, _ = load_runs(tmp_path)
+        layout = load_layout(available()["digits_clt_glt"])
+        rows = [row.model_copy(update={"label": label + row.label}) for row in layout.rows if row.recipe in recipes]
+        filled = fill_table(layout.model_copy(update={"rows": rows}), runs, *tidy(runs))
+        figure, _ = learning_curves.learning_curves(filled)
+        (study,) = studies([filled])
+        pair = study.chosen(None)
+        over_epochs, _ = figure5.figure5(study, pair, [filled])
+        tail, _ = long_tail.one_pair(study, pair, "glt")
+        for each in (figure, over_epochs, tail):
+            save_figure(each, tmp_path, "drawn")
+            (legend,) = (each.subfigs or [each])[0].legends
+            box = legend.get_window_extent()
+            assert each.bbox.x0 <= box.x0 and box.x1 <= each.bbox.x1, box
+        made.append(figure.axes[0].get_window_extent().height)
+    fonts.family_of.cache_clear()
+    assert made[1] == pytest.approx(made[0], abs=2)
+
+
 def test_figure5_has_equal_images_beside_the_papers_budget(tmp_path: Path) -> None:
     """Where another table has the matched run of the pair, its curve stands beside, and the caption says so; without
     ALT there are no panels c and d.
@@ -283,7 +312,7 @@ def test_nothing_empty_is_drawn(tmp_path: Path) -> None:
         (path / "metrics.jsonl").write_text("".join(line for line in lines if '"split": "test' not in line))
     runs, _ = load_runs(tmp_path)
     filled = fill_table(load_layout(available()["digits_clt_glt"]), runs, *tidy(runs))
-    assert learning_curves.learning_curves([filled])[0] is None
+    assert learning_curves.learning_curves(filled)[0] is None
     drawn, remarks = draw_all([filled])
     assert not {"figure5", "curves_digits_clt_glt"} & {one.name for one in drawn}
     assert any("figure 5 has no curves" in said for said in remarks)
