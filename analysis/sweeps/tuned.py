@@ -55,16 +55,19 @@ class Search:
         candidates: in the order of the grid.
         seeds: those over which val is averaged.
         notes: on what could not be chosen.
+        before: among how many values val had chosen the row's own, where these are a candidate (`Row.tried_on`).
     """
 
     candidates: list[Candidate] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    before: int = 0
 
     @property
     def budget(self) -> int:
-        """How many values there were to choose from."""
-        return sum(candidate.val is not None for candidate in self.candidates)
+        """How many values there were to choose from, here or before; 0 where nothing can be chosen."""
+        here = sum(candidate.val is not None for candidate in self.candidates)
+        return max(here, self.before) if here else 0
 
     @property
     def choice(self) -> Candidate | None:
@@ -113,6 +116,9 @@ def _search(
         elif not members:
             search.notes.append(f"no run with {label}")
     _choose(search, val)
+    words = layout.words(row, source)
+    if any(run.is_of(words, row.set) for one in search.candidates for run in one.runs.values()):
+        search.before = row.tried_on(source[0])
     return search
 
 
