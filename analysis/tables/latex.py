@@ -234,6 +234,7 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
         return [
             [(metrics[0], sum(widths))],
             [(latex_text(block.short_title), width) for block, width in zip(part, widths, strict=True)],
+            *([] if part[0].is_plain else [subsets]),
         ]
     titles = itertools.groupby(zip(part, widths, strict=True), key=lambda entry: entry[0].title)
     return [

@@ -188,6 +188,11 @@ class Block:
         n = len(self.metrics)
         return [self.columns[i : i + n] for i in range(0, len(self.columns), n)]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its one subset is that of all samples, under its usual name, which goes without saying."""
+        return self.subsets == ("Overall",)
+
 
 def blocks(layout: Layout) -> list[Block]:
     """Divide the layout's columns into blocks, one for each protocol and data set.
@@ -208,7 +213,7 @@ def blocks(layout: Layout) -> list[Block]:
     for units in found.values():
         shown = [[layout.columns[index] for index in indices] for indices in units.values()]
         first = shown[0][0]
-        where = f", {titles.get(first.data, first.data)}" if several else ""
+        where = f", {titles.get(first.data, first.data)}" if several or first.data in titles else ""
         made.append(
             Block(
                 titles.get(first.protocol, PROTOCOLS[first.protocol]) + where,

@@ -79,7 +79,7 @@ def test_maths_and_citations_are_latex_as_typed(tmp_path: Path) -> None:
         r"\textit{Base $\alpha$}",
         r"ERM~\cite{vapnik91,b} &",
         r"+ IFL ($\mathcal{L}_{c}$, $\eta\times2$) \& 5\ensuremath{\$} &",
-        r"{Class tail $\pi$}",
+        r"{Class tail $\pi$, Digits}",
         r"Head\_1",
         "Acc.",
     ):
@@ -89,6 +89,26 @@ def test_maths_and_citations_are_latex_as_typed(tmp_path: Path) -> None:
     for shown in (text.terminal(made), text.markdown(made), text.csv(made)):
         assert "[vapnik91,b]" in shown.replace("\\", "") and "$" not in shown.replace("5\\$", "").replace("5$", "")
     assert "Class tail π: Digits, glt to test_cbl" in text.terminal(made)
+
+
+@pytest.mark.parametrize("subset", ["overall", "few"])
+@pytest.mark.parametrize("protocols", [("clt",), ("clt", "glt")])
+def test_every_title_stands_over_its_column(subset: str, protocols: tuple[str, ...], tmp_path: Path) -> None:
+    """In every form, of one data set and one subset, too; without titles a subset other than overall has its name."""
+    write_run(tmp_path, "plain")
+    columns = [
+        {"data": "digits_glt", "train": "glt", "protocol": one, "subset": subset, "metric": "accuracy"}
+        for one in protocols
+    ]
+    said = {subset: "Part of it", "accuracy": "Share right", "digits_glt": "Digits", **dict.fromkeys(protocols, "Tail")}
+    made, plain = (
+        table(tmp_path, rows=ROWS[:1], seeds=[0], columns=columns, titles=titles) for titles in (said, {})
+    )
+    page = html._table(made, {"plain": 0, made.cells[0][0].runs[0].name: 0}, 0)
+    forms = [latex.latex(made), latex.latex(made, stacked=True), text.markdown(made), text.terminal(made), str(page)]
+    assert [[word for word in said.values() if word not in form] for form in forms] == [[]] * len(forms)
+    heads = latex.bare_tabular(plain).partition(r"\midrule")[0]
+    assert ("Few" in heads) == (subset == "few") and "digits" not in heads
 
 
 @PDFLATEX
@@ -196,6 +216,7 @@ def test_the_example_of_the_page_is_launched_and_filled(tmp_path: Path, capsys: 
     assert "±" in capsys.readouterr().out
     written = (tmp_path / "out" / "variants.tex").read_text()
     assert r"that of \cite{tang2022ifl}, with $\alpha$ as there." in written and r"IFL ($\eta=.05$) &" in written
+    assert all(title in written for title in ("Class-wise", "Class- and attribute-wise", "Acc."))
     assert (tmp_path / "out" / "variants.tabular.tex").exists()
     keys = [*type(load_layout(file)).model_fields, *type(load_layout(file).rows[0]).model_fields]
     assert [key for key in keys if key != "name" and f"| `{key}` |" not in page] == []
