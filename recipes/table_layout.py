@@ -5,12 +5,9 @@ A layout whose columns leave `data` out is open: it is laid out on the data sets
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,6 +23,7 @@ from recipes.identity import science_keys
 from recipes.messages import sentence
 from recipes.resolve import FIRST, first_words, has_first_stage, is_of_the_first, of_the_first, without_first
 from recipes.schema import Recipe
+from recipes.typed_latex import latex_fault, plain_text
 from recipes.yaml_io import load_yaml, read_yaml
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
@@ -41,80 +39,12 @@ SELECTS = ("last", "best")
 OF_THE_TABLE = ("recipe", "data.name", "train", "seed", "preset", "batch.budget")
 """The values of a run that a table says by keys of its own."""
 
-LATEX = re.compile(
-    r"(?P<math>(?<!\\)\$(?=[^\s$])(?:[^$\\]|\\.)*?(?<!\s)\$(?!\d))"
-    r"|(?P<cite>~?\\cite[pt]?(?:\[[^][]*\])?\{(?P<keys>[\w.:,+/ -]+)\})"
-)
-"""What is LaTeX as typed in labels, groups, titles and captions: `$...$` and citations; all else is text."""
-
 WRITTEN = ("results", "classes", "shape", "rankings", "ledger", "problems", "report", "index")
 """What analysis calls its other files."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def plain_text(text: str) -> str:
-    """Write a label or caption for a reader without LaTeX: `$\\beta^{2}$ \\cite{tang22}` becomes `β^2 [tang22]`."""
-
-    def written(found: re.Match[str]) -> str:
-        if not found["cite"]:
-            return _plain_math(found[0][1:-1])
-        before = text[: found.start()]
-        return " " * bool(before and not before[-1].isspace()) + f"[{found['keys']}]"
-
-    return LATEX.sub(written, text)
-
-
-_SYMBOLS = {
-    **{name: chr(code) for name, code in {"times": 0xD7, "pm": 0xB1, "cdot": 0xB7, "infty": 0x221E}.items()},
-    **{name: "≤" for name in ("le", "leq")},
-    **{name: "≥" for name in ("ge", "geq")},
-    **{name: "→" for name in ("to", "rightarrow")},
-    **{
-        "lambda": "λ",
-        "Lambda": "Λ",
-        "dagger": "†",
-        "sim": "~",
-        "approx": "≈",
-        "ell": "\N{SCRIPT SMALL L}",
-        "quad": " ",
-    },
-}
-
-
-def _plain_math(math: str) -> str:
-    """Write maths as one would type it: Greek letters and a few signs; of any other command its argument remains."""
-
-    def letter(found: re.Match[str]) -> str:
-        name = found[1]
-        case = "SMALL" if name.islower() else "CAPITAL"
-        with contextlib.suppress(KeyError):
-            return _SYMBOLS.get(name) or unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}")
-        return ""
-
-    math = re.sub(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}", r"\1/\2", math)
-    math = re.sub(r"\\([A-Za-z]+) *", letter, math)
-    return re.sub(r"\\([^A-Za-z])", lambda found: " " if found[1] in ",;:! " else found[1], re.sub("[{}]", "", math))
-
-
-_WITHOUT_ARGUMENT = re.compile(
-    r"([_^]|\\(?:[dt]?frac|sqrt|hat|bar|vec|tilde|math[a-z]+|text[a-z]*)(?![A-Za-z])) *(?:$|[}_^])"
-)
-
-
-def _latex_fault(text: str) -> str:
-    """Say what would stop LaTeX in the maths of a label, title or caption; empty where nothing does."""
-    for found in LATEX.finditer(text):
-        math = (found["math"] or "")[1:-1]
-        bare = re.sub(r"\\[^A-Za-z]", "", math)
-        depths = list(itertools.accumulate((character == "{") - (character == "}") for character in bare))
-        if any(sign in bare for sign in "%#&") or min(depths, default=0) < 0 or (depths and depths[-1]):
-            return f"{found[0]} is no maths that LaTeX can set: {{ and }} come in pairs, and % # & as \\% \\# \\&"
-        if lacking := _WITHOUT_ARGUMENT.search(bare):
-            return f"{found[0]} is no maths that LaTeX can set: {lacking[1]} has nothing behind it"
-    return ""
 
 
 def _legal_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +158,7 @@ class Row(_Strict):
     @field_validator("label", "group")
     @classmethod
     def _settable(cls, text: str) -> str:
-        if fault := _latex_fault(text):
+        if fault := latex_fault(text):
             raise ValueError(fault)
         return text
 
@@ -435,7 +365,7 @@ class Layout(_Strict):
                 raise ValueError(
                     f"titles names {word}, which no column has; {nearest(word, list(dict.fromkeys(words)))}"
                 )
-        if fault := next(filter(None, map(_latex_fault, (self.caption or "", *self.titles.values()))), ""):
+        if fault := next(filter(None, map(latex_fault, (self.caption or "", *self.titles.values()))), ""):
             raise ValueError(f"caption, titles: {fault}")
         return self
 

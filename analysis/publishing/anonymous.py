@@ -112,7 +112,7 @@ def clean_run(run: Path, names: Mapping[str, str]) -> None:
 
 
 def cleaned(value: Any, names: Mapping[str, str]) -> Any:
-    """Return a value of JSON or YAML with all its texts, and keys, cleaned; nodes (`NODES`) whatever they are called."""
+    """Return a value of JSON or YAML with all its texts, and keys, cleaned, and without what `NODES` name."""
     if isinstance(value, str):
         return clean(value, names)
     if isinstance(value, dict):

@@ -24,26 +24,27 @@ from analysis.tables.presentation import (
     row_groups,
     single_subset,
 )
-from recipes.table_layout import LATEX, plain_text
+from recipes.typed_latex import LATEX, SYMBOLS, plain_text
 
+_GREEK = {
+    unicodedata.name(letter).rpartition(" ")[2].lower().replace("lamda", "lambda"): letter
+    for letter in "αβγδεζηθικλμνξπρστυφχψω"
+}
 _LATEX = {
+    # In math mode: the text symbols need fonts that a small TeX installation lacks.
+    **{sign: rf"\ensuremath{{\{name}}}" for name, sign in {**SYMBOLS, **_GREEK}.items()},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # In math mode: the text symbols need fonts that a small TeX installation lacks.
-    "±": r"\ensuremath{\pm}",
     "†": r"\ensuremath{^\dagger}",
     "$": r"\ensuremath{\$}",
     "\N{MINUS SIGN}": r"\ensuremath{-}",
-    "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
     "↑": r"\ensuremath{\scriptstyle\uparrow}",
     "↓": r"\ensuremath{\scriptstyle\downarrow}",
     "°": r"\ensuremath{^\circ}",
-    "≥": r"\ensuremath{\geq}",
-    "≤": r"\ensuremath{\leq}",
     "\N{EN DASH}": "--",
     "—": "---",
     "“": "``",
@@ -60,38 +61,6 @@ _LATEX = {
     "Œ": r"\OE{}",
     "ł": r"\l{}",
     "Ł": r"\L{}",
-    **{
-        letter: rf"\ensuremath{{\{name}}}"
-        for letter, name in zip(
-            "αβγδεζηθικλμνξπρστυφχψω",
-            [
-                "alpha",
-                "beta",
-                "gamma",
-                "delta",
-                "epsilon",
-                "zeta",
-                "eta",
-                "theta",
-                "iota",
-                "kappa",
-                "lambda",
-                "mu",
-                "nu",
-                "xi",
-                "pi",
-                "rho",
-                "sigma",
-                "tau",
-                "upsilon",
-                "phi",
-                "chi",
-                "psi",
-                "omega",
-            ],
-            strict=True,
-        )
-    },
     # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
     "[": "{[}",
     "]": "{]}",
@@ -113,7 +82,7 @@ def escape(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Write text whose maths and citations are LaTeX as typed (see `recipes.table_layout.LATEX`), ASCII as `escape`."""
+    """Write text whose maths and citations are LaTeX as typed (see `recipes.typed_latex.LATEX`), ASCII as `escape`."""
     made, at = "", 0
     for found in LATEX.finditer(text):
         made += _between(text[at : found.start()])

@@ -17,7 +17,8 @@ from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
 from recipes.noted import NOTHING, Noted
 from recipes.resolve import resolve
-from recipes.table_layout import Column, Layout, plain_text
+from recipes.table_layout import Column, Layout
+from recipes.typed_latex import plain_text
 
 MISSING = "--"
 LONGEST = 48
