@@ -18,7 +18,7 @@ from analysis.inputs.frame import VAL
 from analysis.inputs.runs import Run
 from analysis.sweeps.values import differing_keys, order_of, shown, texts
 from analysis.tables.cells import RowRuns, what_differs
-from analysis.tables.matching import Source
+from analysis.tables.matching import Source, no_run_note
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.folders import DIGESTS
@@ -55,12 +55,14 @@ class Search:
         candidates: in the order of the grid.
         seeds: those over which val is averaged.
         notes: on what could not be chosen.
+        without: says so where the row has no run at all.
         before: among how many values val had chosen the row's own, where these are a candidate (`Row.tried_on`).
     """
 
     candidates: list[Candidate] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without: str = ""
     before: int = 0
 
     @property
@@ -101,6 +103,7 @@ def _search(
 ) -> Search:
     search = Search()
     of_row = [run for run in _runs_of(layout, row, source, runs, grid) if run.seed in layout.seeds_of(row)]
+    search.without = "" if of_row else no_run_note(layout, row, source, runs)
     of_row = _without_repeats(of_row, layout.words(row, source))
     for label, members in _grouped(layout, row, source, of_row, grid).items():
         counted = [run for run in members if run.finished and run.name in val]
@@ -249,7 +252,7 @@ def chosen_rows(layout: Layout, searches: Searches) -> dict[tuple[int, Source], 
         choice = search.choice
         notes = [f"{label}: {note} ({where})" for note in search.notes]
         if choice is None:
-            notes.append(f"{label}: no run to choose ({where})")
+            notes.append(search.without or f"{label}: no run to choose ({where})")
             made[index, source] = RowRuns(notes=notes, marked=True, state="unlike" if search.notes else "missing")
             continue
         seeds = ", ".join(map(str, search.seeds))

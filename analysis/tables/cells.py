@@ -25,7 +25,7 @@ from analysis.inputs.runs import Run
 from analysis.stats.baseline import BaselineTest, compare_with_baseline, mean_interval
 from analysis.stats.bootstrap import Resamples
 from analysis.tables import published
-from analysis.tables.matching import columns_there, pairs, runs_of_row, variants_of
+from analysis.tables.matching import columns_there, no_run_note, pairs, runs_of_row, variants_of
 from recipes.table_layout import Column, Layout, Row
 
 
@@ -206,10 +206,7 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     choice, label = RowRuns(), layout.full_label(row)
     candidates = runs_of_row(layout, row, source, runs)
     if not candidates:
-        own = "".join(f" {word}" for word in row.set_words)
-        choice.notes.append(
-            f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget}{own})"
-        )
+        choice.notes.append(no_run_note(layout, row, source, runs))
         choice.state = "missing"
         return choice
     variants = variants_of(layout, row, source, candidates)

@@ -41,7 +41,8 @@ def make_tables(folder: Path) -> Path:
     """A report of one table and a figure for each hostile caption."""
     folder.mkdir()
     (folder / "table.tex").write_text(
-        "\\begin{table}\\caption{T \\citep[see][p. 4]{one} \\citet[p. 5]{two} \\cite{three}}\\begin{tabular}{l}\\toprule a\\\\\\bottomrule\\end{tabular}\\end{table}\n"
+        "\\begin{table}\\caption{T \\citep[see][p. 4]{one} \\citet[p. 5]{two} \\cite{three}}"
+        "\\begin{tabular}{l}\\toprule a\\\\\\bottomrule\\end{tabular}\\end{table}\n"
     )
     drawn = []
     for number, caption in enumerate(HOSTILE):

@@ -243,6 +243,27 @@ def test_state_of_an_empty_cell(tmp_path: Path, change: dict, events: list[dict]
     assert any(said in note for note in cell.notes)
 
 
+@pytest.mark.parametrize("words", [["only=tables"], ["tuned"]], ids=["tables", "tuned"])
+def test_a_mistyped_name_in_a_layout_is_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe or data set that neither a file nor a run knows, with the nearest, and no command that cannot work; one
+    that a run read knows may well not be here.
+    """
+    write_run(tmp_path / "runs", "theirs", data="birds")
+    rows = [{"group": "G", "recipe": name, "label": name} for name in ("theirs", "glt_iffl")]
+    column = {"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}
+    columns = [{**column, "data": data} for data in ("birds", "digits_gl", "digits_glt")]
+    (file := tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"preset": "paper", "seeds": [0], "rows": rows, "columns": columns})
+    )
+    main([*reversed(words), f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", f"table={file}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("no run: data=digits_gl does not exist; did you mean digits_glt?") == 1
+    assert said.count("glt_iffl: no run: recipe=glt_iffl does not exist; did you mean glt_ifl?") == 1
+    assert "theirs: no run (recipe=theirs data=digits_glt train=glt batch.budget=paper)" in said
+
+
 def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
     """problems.txt has every note of every table and every folder that is no run; the table's CSV has the cell's
     state.
