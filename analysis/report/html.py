@@ -125,7 +125,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
             for metric, column in zip(part.metrics, unit, strict=True)
         ],
         "rows": rows,
-        "notes": table.notes,
+        "notes": table.told,
         "shape": agreement_sentence(table),
     }
 

@@ -286,4 +286,4 @@ def legend_and_notes(table: Table, brief: bool = False, captioned: bool = False)
         captioned: a caption stands above, which says why there are no arrows.
     """
     said = legend(table, captioned)
-    return (["; ".join(said)] if said else []) + (table.brief if brief else table.notes)
+    return (["; ".join(said)] if said else []) + (table.brief if brief else table.told)

@@ -330,10 +330,32 @@ def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
         note for note in made.brief if note.startswith("left out, its preset is corrected, the table's is paper: ")
     ]
     assert (
-        left.endswith(" and 3 more")
+        left.endswith("the table's is paper: 7 runs of R0")
         and "R0: no run of seed 0 (data=digits_glt train=glt)" in made.brief
         and len(made.brief) == 3
     )
+
+
+def test_runs_of_further_seeds_are_one_line(tmp_path: Path) -> None:
+    """In every form of the table, without names; of other runs that do not count a paper's float says no name either,
+    and problems.txt names all.
+    """
+    for recipe in ("glt_baseline", "glt_ifl"):
+        for seed in range(4):
+            write_run(tmp_path / "runs", recipe, seed)
+    write_run(tmp_path / "runs", "glt_ifl", seed=0, preset="corrected", hash_="ffffffff")
+    rows = [{"recipe": recipe, "label": recipe, "group": "G"} for recipe in ("glt_baseline", "glt_ifl")]
+    (file := tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"preset": "paper", "seeds": [0, 1], "rows": rows, "columns": TABLE_COLUMNS[:1]})
+    )
+    main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", f"table={file}", "only=tables"])
+    made = table(tmp_path / "runs", seeds=[0, 1], rows=rows)
+    line, names = "runs of other seeds (2, 3) are left out of 2 of 2 rows", [f"-s{seed}-" for seed in (2, 3)]
+    for form in (text.terminal(made), text.markdown(made), text.latex(made)):
+        assert line in re.sub(r"\\(?=[()])", "", form) and not any(name in form for name in names)
+    assert "digits_glt-glt-s" not in text.latex(made) and "digits_glt-glt-s0-ffffffff" in text.terminal(made)
+    said = (tmp_path / "out" / "problems.txt").read_text()
+    assert all(said.count(name) == 2 for name in names) and line not in said
 
 
 def test_runs_of_a_budget_without_a_row_are_one_brief_note(tmp_path: Path) -> None:
