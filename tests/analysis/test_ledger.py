@@ -95,7 +95,7 @@ def runs(tmp_path: Path) -> Path:
     first = say(write_run(tmp_path, "first"), one_start, world=2)
     steps = [{"kind": "train", "epoch": 0, "step": step} for step in (4, 7)]
     plain = write_run(tmp_path, "plain", lines=[*steps, {"kind": "boot", "epoch": 0, "step": 0, "device": "cpu"}])
-    say(plain, TWO_STARTS, source=first.name, machine={"node": "n1", "cores": 2})
+    say(plain, TWO_STARTS, source=first.name, machine={"processor": "x86_64", "processor_model": "A B", "cores": 2})
     (plain / "log" / "energy.jsonl").write_text(json.dumps({"by": "sacct", "job": "7", "text": "7.0|7200000"}) + "\n")
     say(
         write_run(tmp_path, "plain_ifl"),
@@ -143,7 +143,7 @@ def test_rows_show_their_first_stage_and_a_whole_counts_it_once(runs: Path) -> N
     assert not any(line.is_bound for line in lines)
     read = list(csv.DictReader(io.StringIO(ledger.csv(lines))))
     assert [line["energy_kwh"] for line in read] == ["2.000000", "", "2.000000", "2.000000"]
-    assert read[0]["hardware"] == "cpu; 2 cores" and read[0]["energy_by"] == "sacct"
+    assert read[0]["hardware"] == "cpu; A B, 2 cores" and read[0]["energy_by"] == "sacct"
     assert ledger.sentence(lines) == (
         "compute: 3 runs, 4 starts, 70 images, 14 hours of ranks, 2 kWh on record for 1 of them"
     )
