@@ -59,7 +59,7 @@ def _legal_values(values: dict[str, Any]) -> dict[str, Any]:
         except RecipeError as error:
             raise ValueError(str(error)) from None
         key = without_first(name)
-        if key in OF_THE_TABLE:
+        if key in (*OF_THE_TABLE, "data", "seeds", "budget"):
             raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
         if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
             raise ValueError(fault if key == name else of_the_first(fault))
@@ -121,6 +121,10 @@ Values = Annotated[dict[str, Any], AfterValidator(_legal_values)]
 """Values of a recipe by their dotted keys."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""As `Recipe.seed` takes it."""
+
+
 class Row(_Strict):
     """One method: the runs of `recipe` trained on `budget`, with the values of `set` (seeds are averaged)."""
 
@@ -136,7 +140,7 @@ class Row(_Strict):
     set: Values = {}
     """Values over the recipe's own, by their dotted keys: any that are science, and files that count by their digests;
     with `first.` before it, those of its first stage that a command may set. The table's `set` is in it."""
-    seeds: list[int] | None = Field(default=None, min_length=1)
+    seeds: list[Seed] | None = Field(default=None, min_length=1)
     """The row's own seeds, where they are not the table's."""
     tried: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Among how many values val chose those of the row, by data set, where it is not as `tried_in` says."""
@@ -154,6 +158,13 @@ class Row(_Strict):
     def set_words(self) -> list[str]:
         """The values of `set` as words of a command."""
         return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items()]
+
+    @field_validator("label")
+    @classmethod
+    def _said(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("an empty label is not legal: any text is that names the row")
+        return text
 
     @field_validator("label", "group")
     @classmethod
@@ -219,7 +230,7 @@ class Layout(_Strict):
     of some rows to change, by recipe."""
     preset: Literal["paper", "corrected"]
     select: Literal["last", "best"] = "last"
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     published: list[str] = []
     """Files of recipes/published, without `.csv`, whose numbers are shown beside this table's. They may be of other
     data: then only their shape compares."""
@@ -265,15 +276,24 @@ class Layout(_Strict):
         return twin.recipe if twin else row.twin
 
     def full_label(self, row: Row, latex: bool = False) -> str:
-        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`.
+        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`, and where another
+        group has such a row, too, `Ensemble: Baseline + IFL`.
 
         Args:
             row: one of the table's.
-            latex: as typed, instead of as `plain_text`.
+            latex: as typed, instead of as `plain_text`; it then stands below its group, which is not named.
         """
-        twin = self.twin_of(row)
-        parts = [twin.label, row.label] if twin and row.label.startswith("+") else [row.label]
-        return " ".join(parts if latex else map(plain_text, parts))
+
+        def parts(one: Row) -> list[str]:
+            twin = self.twin_of(one)
+            return [twin.label, one.label] if twin and one.label.startswith("+") else [one.label]
+
+        own = parts(row)
+        if latex:
+            return " ".join(own)
+        alike = (other for other in self.rows if other.label == row.label and other.group != row.group)
+        group = [f"{row.group}:"] if any(parts(other) == own for other in alike) else []
+        return " ".join(map(plain_text, [*group, *own]))
 
     def seeds_of(self, row: Row) -> list[int]:
         """Return the seeds that a row averages, its own or the table's."""

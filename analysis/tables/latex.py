@@ -19,7 +19,6 @@ from analysis.tables.presentation import (
     blocks,
     legend_and_notes,
     percent,
-    printed_label,
     ranks,
     row_groups,
     single_subset,
@@ -97,8 +96,8 @@ def _between(text: str) -> str:
 
 
 def latex_label(label: str) -> str:
-    """Write a label or a group's name: one with LaTeX whole, any other as `printed_label` shortens it."""
-    return latex_text(" ".join(label.split())) if LATEX.search(label) else escape(printed_label(label))
+    """Write a label or a group's name, whole: in a paper nothing of it may go."""
+    return latex_text(" ".join(label.split()))
 
 
 def _escaped(character: str) -> str:

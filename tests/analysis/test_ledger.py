@@ -197,6 +197,13 @@ def test_the_ledger_is_set_like_the_other_tables(runs: Path, tmp_path: Path) -> 
         assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
 
 
+def test_rows_of_one_label_are_told_apart(runs: Path) -> None:
+    """By their groups, in the ledger as in notes and figures."""
+    rows = [{"recipe": recipe, "label": "CE", "group": group} for recipe, group in (("plain", "A"), ("plain_ifl", "B"))]
+    found = ledger.ledger([table(runs, seeds=[0], rows=rows)], load_runs(runs)[0])
+    assert [line.row for line in found[:2]] == ["A: CE", "B: CE"]
+
+
 def test_names_cannot_break_the_ledger(runs: Path) -> None:
     """A label is text in Markdown and LaTeX."""
     rows = [{"recipe": "plain", "label": "a|b & 50%", "group": "First"}]

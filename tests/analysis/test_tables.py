@@ -20,7 +20,7 @@ from analysis.inputs import frame
 from analysis.inputs.runs import load_runs
 from analysis.report import explain
 from analysis.stats.bootstrap import ALPHA, Resamples
-from analysis.tables import agreement, cells, comparison, presentation, text
+from analysis.tables import agreement, cells, comparison, ledger, presentation, text
 from analysis.tables.cells import Table
 from recipes.table_layout import Column, available, load_layout
 from tests.helpers.paths import GOLDEN
@@ -76,6 +76,16 @@ def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
     assert paper and r"{\tiny$\pm$21.21}" in text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1]))
     log = compiled(tmp_path, *filter(None, parts), paper, text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1])))
     assert "Overfull" not in log and "Undefined" not in log
+
+
+def test_a_papers_labels_are_whole(tmp_path: Path) -> None:
+    """However long, with maths or without, in table and ledger; a terminal shortens them."""
+    write_run(tmp_path, "plain")
+    labels = [f"A method with a name of far more than forty-eight characters{more}" for more in ("", r" $\pi$")]
+    made = table(tmp_path, seeds=[0], rows=[{"recipe": "plain", "label": labels[0], "group": labels[1]}])
+    written = text.latex(made)
+    assert all(label in written for label in labels) and labels[0] not in text.terminal(made)
+    assert labels[0] in ledger.latex(ledger.ledger([made], load_runs(tmp_path)[0]))
 
 
 @PDFLATEX
