@@ -132,7 +132,7 @@ def _logs(run: Path) -> list[Path]:
 
 
 def _unnamed(node: Any) -> Any:
-    """Return what stands under a key of `NODES` with all its texts replaced."""
+    """Return what is told of a node, or of a list of them: how many."""
     return [HOST] * len(node) if isinstance(node, list) else HOST
 
 
