@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ifl.evaluator import scores
 from recipes.common.errors import DataError, one_line
 from recipes.common.json_text import read_object
@@ -129,28 +131,36 @@ def _cost(meta: Mapping[str, Any], done: Mapping[str, Any]) -> str:
     hours = float(done.get("wall_s", 0.0)) / 3600
     machine = meta.get("machine")
     known = machine if isinstance(machine, dict) else {}
-    on = ", ".join(f"{known[key]} {key}" for key in ("processor", "cores") if key in known)
+    processor = known.get("processor_model") or (f"{known['processor']} processor" if "processor" in known else "")
+    on = ", ".join(filter(None, (processor, f"{known['cores']} cores" if "cores" in known else "")))
     device = meta.get("device", "device not on record")
     return f"{hours:.3g} hours on {meta.get('world', 1)} x {device} ({on or 'machine not on record'})."
 
 
 def _numbers(folder: Path) -> str:
-    """Return the table of accuracy by split and class group; a split that cannot be read is named below it."""
+    """Return the table of accuracy by split and class group; below it which splits cannot be read, and which have
+    several images of one source, as far as the predictions say.
+    """
     lines = ["| split | samples | accuracy | 95 % | many | medium | few | precision |", f"|---|{'---:|' * 7}"]
-    faults = []
+    remarks = []
     for file in sorted(folder.glob("*.npz")):
         try:
             found = load_npz(file)
             scored = scores(found)
         except (DataError, KeyError, ValueError) as error:
-            faults.append(f"- {file.stem} cannot be read: {one_line(str(error))}.")
+            remarks.append(f"- {file.stem} cannot be read: {one_line(str(error))}.")
             continue
         samples = len(found["label"])
+        if "source" in found and (sources := len(np.unique(found["source"]))) < samples:
+            remarks.append(
+                f"- {file.stem}: {samples:,} images of {sources:,} sources. The interval takes them as independent, so "
+                "it is too narrow."
+            )
         low, high = wilson(int((found["label"] == found["prediction"]).sum()), samples)
         accuracy = [_percent(scored["accuracy"][group]) for group in GROUPS]
         cells = [file.stem, str(samples), accuracy[0], f"{_percent(low)} to {_percent(high)}", *accuracy[1:]]
         lines.append(f"| {' | '.join([*cells, _percent(scored['precision']['overall'])])} |")
-    return "\n".join([*lines, *([""] if faults else []), *faults])
+    return "\n".join([*lines, *([""] if remarks else []), *remarks])
 
 
 def _percent(share: float | None) -> str:

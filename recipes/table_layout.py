@@ -5,12 +5,9 @@ A layout whose columns leave `data` out is open: it is laid out on the data sets
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,6 +23,7 @@ from recipes.identity import science_keys
 from recipes.messages import sentence
 from recipes.resolve import FIRST, first_words, has_first_stage, is_of_the_first, of_the_first, without_first
 from recipes.schema import Recipe
+from recipes.typed_latex import latex_fault, plain_text
 from recipes.yaml_io import load_yaml, read_yaml
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
@@ -41,80 +39,12 @@ SELECTS = ("last", "best")
 OF_THE_TABLE = ("recipe", "data.name", "train", "seed", "preset", "batch.budget")
 """The values of a run that a table says by keys of its own."""
 
-LATEX = re.compile(
-    r"(?P<math>(?<!\\)\$(?=[^\s$])(?:[^$\\]|\\.)*?(?<!\s)\$(?!\d))"
-    r"|(?P<cite>~?\\cite[pt]?(?:\[[^][]*\])?\{(?P<keys>[\w.:,+/ -]+)\})"
-)
-"""What is LaTeX as typed in labels, groups, titles and captions: `$...$` and citations; all else is text."""
-
 WRITTEN = ("results", "classes", "shape", "rankings", "ledger", "problems", "report", "index")
 """What analysis calls its other files."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def plain_text(text: str) -> str:
-    """Write a label or caption for a reader without LaTeX: `$\\beta^{2}$ \\cite{tang22}` becomes `β^2 [tang22]`."""
-
-    def written(found: re.Match[str]) -> str:
-        if not found["cite"]:
-            return _plain_math(found[0][1:-1])
-        before = text[: found.start()]
-        return " " * bool(before and not before[-1].isspace()) + f"[{found['keys']}]"
-
-    return LATEX.sub(written, text)
-
-
-_SYMBOLS = {
-    **{name: chr(code) for name, code in {"times": 0xD7, "pm": 0xB1, "cdot": 0xB7, "infty": 0x221E}.items()},
-    **{name: "≤" for name in ("le", "leq")},
-    **{name: "≥" for name in ("ge", "geq")},
-    **{name: "→" for name in ("to", "rightarrow")},
-    **{
-        "lambda": "λ",
-        "Lambda": "Λ",
-        "dagger": "†",
-        "sim": "~",
-        "approx": "≈",
-        "ell": "\N{SCRIPT SMALL L}",
-        "quad": " ",
-    },
-}
-
-
-def _plain_math(math: str) -> str:
-    """Write maths as one would type it: Greek letters and a few signs; of any other command its argument remains."""
-
-    def letter(found: re.Match[str]) -> str:
-        name = found[1]
-        case = "SMALL" if name.islower() else "CAPITAL"
-        with contextlib.suppress(KeyError):
-            return _SYMBOLS.get(name) or unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}")
-        return ""
-
-    math = re.sub(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}", r"\1/\2", math)
-    math = re.sub(r"\\([A-Za-z]+) *", letter, math)
-    return re.sub(r"\\([^A-Za-z])", lambda found: " " if found[1] in ",;:! " else found[1], re.sub("[{}]", "", math))
-
-
-_WITHOUT_ARGUMENT = re.compile(
-    r"([_^]|\\(?:[dt]?frac|sqrt|hat|bar|vec|tilde|math[a-z]+|text[a-z]*)(?![A-Za-z])) *(?:$|[}_^])"
-)
-
-
-def _latex_fault(text: str) -> str:
-    """Say what would stop LaTeX in the maths of a label, title or caption; empty where nothing does."""
-    for found in LATEX.finditer(text):
-        math = (found["math"] or "")[1:-1]
-        bare = re.sub(r"\\[^A-Za-z]", "", math)
-        depths = list(itertools.accumulate((character == "{") - (character == "}") for character in bare))
-        if any(sign in bare for sign in "%#&") or min(depths, default=0) < 0 or (depths and depths[-1]):
-            return f"{found[0]} is no maths that LaTeX can set: {{ and }} come in pairs, and % # & as \\% \\# \\&"
-        if lacking := _WITHOUT_ARGUMENT.search(bare):
-            return f"{found[0]} is no maths that LaTeX can set: {lacking[1]} has nothing behind it"
-    return ""
 
 
 def _legal_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +59,7 @@ def _legal_values(values: dict[str, Any]) -> dict[str, Any]:
         except RecipeError as error:
             raise ValueError(str(error)) from None
         key = without_first(name)
-        if key in OF_THE_TABLE:
+        if key in (*OF_THE_TABLE, "data", "seeds", "budget"):
             raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
         if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
             raise ValueError(fault if key == name else of_the_first(fault))
@@ -191,6 +121,10 @@ Values = Annotated[dict[str, Any], AfterValidator(_legal_values)]
 """Values of a recipe by their dotted keys."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""As `Recipe.seed` takes it."""
+
+
 class Row(_Strict):
     """One method: the runs of `recipe` trained on `budget`, with the values of `set` (seeds are averaged)."""
 
@@ -206,7 +140,7 @@ class Row(_Strict):
     set: Values = {}
     """Values over the recipe's own, by their dotted keys: any that are science, and files that count by their digests;
     with `first.` before it, those of its first stage that a command may set. The table's `set` is in it."""
-    seeds: list[int] | None = Field(default=None, min_length=1)
+    seeds: list[Seed] | None = Field(default=None, min_length=1)
     """The row's own seeds, where they are not the table's."""
     tried: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Among how many values val chose those of the row, by data set, where it is not as `tried_in` says."""
@@ -225,10 +159,17 @@ class Row(_Strict):
         """The values of `set` as words of a command."""
         return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items()]
 
+    @field_validator("label")
+    @classmethod
+    def _said(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("an empty label is not legal: any text is that names the row")
+        return text
+
     @field_validator("label", "group")
     @classmethod
     def _settable(cls, text: str) -> str:
-        if fault := _latex_fault(text):
+        if fault := latex_fault(text):
             raise ValueError(fault)
         return text
 
@@ -289,7 +230,7 @@ class Layout(_Strict):
     of some rows to change, by recipe."""
     preset: Literal["paper", "corrected"]
     select: Literal["last", "best"] = "last"
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     published: list[str] = []
     """Files of recipes/published, without `.csv`, whose numbers are shown beside this table's. They may be of other
     data: then only their shape compares."""
@@ -335,15 +276,24 @@ class Layout(_Strict):
         return twin.recipe if twin else row.twin
 
     def full_label(self, row: Row, latex: bool = False) -> str:
-        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`.
+        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`, and where another
+        group has such a row, too, `Ensemble: Baseline + IFL`.
 
         Args:
             row: one of the table's.
-            latex: as typed, instead of as `plain_text`.
+            latex: as typed, instead of as `plain_text`; it then stands below its group, which is not named.
         """
-        twin = self.twin_of(row)
-        parts = [twin.label, row.label] if twin and row.label.startswith("+") else [row.label]
-        return " ".join(parts if latex else map(plain_text, parts))
+
+        def parts(one: Row) -> list[str]:
+            twin = self.twin_of(one)
+            return [twin.label, one.label] if twin and one.label.startswith("+") else [one.label]
+
+        own = parts(row)
+        if latex:
+            return " ".join(own)
+        alike = (other for other in self.rows if other.label == row.label and other.group != row.group)
+        group = [f"{row.group}:"] if any(parts(other) == own for other in alike) else []
+        return " ".join(map(plain_text, [*group, *own]))
 
     def seeds_of(self, row: Row) -> list[int]:
         """Return the seeds that a row averages, its own or the table's."""
@@ -435,7 +385,7 @@ class Layout(_Strict):
                 raise ValueError(
                     f"titles names {word}, which no column has; {nearest(word, list(dict.fromkeys(words)))}"
                 )
-        if fault := next(filter(None, map(_latex_fault, (self.caption or "", *self.titles.values()))), ""):
+        if fault := next(filter(None, map(latex_fault, (self.caption or "", *self.titles.values()))), ""):
             raise ValueError(f"caption, titles: {fault}")
         return self
 

@@ -158,9 +158,9 @@ def _empty(layout: Layout, of: Comparison) -> Verdict:
 
 def _label(layout: Layout, index: int) -> str:
     """Return a row's label, or what the paper calls it where several rows have the label."""
-    labels = [layout.full_label(row) for row in layout.rows]
+    row, labels = layout.rows[index], [layout.full_label(each, latex=True) for each in layout.rows]
     own = labels[index]
-    return printed_label(own if labels.count(own) == 1 else layout.rows[index].published or own)
+    return printed_label(own if labels.count(own) == 1 else row.published or layout.full_label(row))
 
 
 def _no_run(layout: Layout, row: Row, column: Column) -> str:

@@ -48,7 +48,7 @@ class Spent:
         logged: whether there are events; else `seconds` is of the steps that were kept.
         seconds: of all starts.
         rank_seconds: the same times the ranks (processes; GPUs where there are any).
-        hardware: such as `cpu; x86_64, 2 cores`.
+        hardware: such as `cpu; AMD EPYC 7763 64-Core Processor, 2 cores`; of older runs `cpu; x86_64, 2 cores`.
         joules: what was recorded; None where nothing was.
         measured_by: `sacct` or `nvml`; empty where there is no energy.
     """
@@ -169,7 +169,8 @@ def _hardware(meta: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> st
     machine = meta.get("machine")
     known = machine if isinstance(machine, Mapping) else {}
     cores = f"{known['cores']} cores" if "cores" in known else ""
-    return "; ".join(filter(None, (device, ", ".join(filter(None, (str(known.get("processor", "")), cores))))))
+    processor = str(known.get("processor_model") or known.get("processor", ""))
+    return "; ".join(filter(None, (device, ", ".join(filter(None, (processor, cores))))))
 
 
 def _whole(value: Any, otherwise: int) -> int:

@@ -1,6 +1,6 @@
 """Takes out of copies of run folders what tells who made them: users, hosts, folders, addresses, accounts.
 
-What says where and by whom is known by its place (the node in meta.json, the section `slurm` of a recipe) and by its
+What says where and by whom is known by its place (`NODES` in any file, the section `slurm` of a recipe) and by its
 form (paths from the root, e-mail and network addresses). Names found by place are then replaced wherever else they
 stand. Commits stay: they say which code it was, and a published repository may be found by them.
 """
@@ -41,6 +41,8 @@ SHORTEST = 3
 """Letters of a name that is looked for wherever it may stand; a shorter one is a part of anything."""
 KEPT = {"class_names", "commit", "hash", "data_fingerprint", "versions", "code"}
 """Keys of meta.json whose content stays as it is."""
+NODES = {"node", "excluded"}
+"""Keys under which nodes are named, one or a list: of the machine in meta.json, a start's and an event's."""
 
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*")
 _ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s\"',;)\]]+")
@@ -58,8 +60,7 @@ def names_of(runs: Iterable[Path]) -> dict[str, str]:
     for run in runs:
         meta = parse_json((run / "meta.json").read_bytes())
         recipe = load_yaml(run / "recipe.yaml")
-        machine = meta.get("machine")
-        hosts.add(str(machine.get("node", "")) if isinstance(machine, Mapping) else "")
+        hosts |= set(_nodes_of([meta, *(line for path in _logs(run) for line in whole_lines(path.read_bytes()))]))
         asked, log = recipe.get("slurm"), recipe.get("log")
         known = asked if isinstance(asked, Mapping) else {}
         accounts |= {known.get("account"), log.get("wandb") if isinstance(log, Mapping) else None}
@@ -101,30 +102,46 @@ def clean_run(run: Path, names: Mapping[str, str]) -> None:
     text = yaml.safe_dump(cleaned(recipe, names), sort_keys=False, allow_unicode=True)
     (run / "recipe.yaml").write_text(text, encoding="utf-8", newline="\n")
     meta = parse_json((run / "meta.json").read_bytes())
-    if isinstance(machine := meta.get("machine"), dict) and "node" in machine:
-        machine["node"] = HOST
     if isinstance(words := meta.get("argv"), list):
         meta["argv"] = [word for word in words if not (isinstance(word, str) and _ASKS.match(word))]
     told = {key: value if key in KEPT else cleaned(value, names) for key, value in meta.items()}
     (run / "meta.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8", newline="\n")
-    for path in (run / "metrics.jsonl", *sorted((run / "log").glob("*.jsonl"))):
-        if path.is_file():
-            lines = (json.dumps(cleaned(line, names)) for line in whole_lines(path.read_bytes()))
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    for path in _logs(run):
+        lines = (json.dumps(cleaned(line, names)) for line in whole_lines(path.read_bytes()))
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def cleaned(value: Any, names: Mapping[str, str]) -> Any:
-    """Return a value of JSON or YAML with all its texts, and keys, cleaned."""
+    """Return a value of JSON or YAML with all its texts, and keys, cleaned, and without what `NODES` name."""
     if isinstance(value, str):
         return clean(value, names)
     if isinstance(value, dict):
         keys = (clean(key, names) if isinstance(key, str) and _WHOLE.match(key) else key for key in value)
-        return {key: cleaned(each, names) for key, each in zip(keys, value.values(), strict=True)}
+        told = (_unnamed(each) if key in NODES else cleaned(each, names) for key, each in value.items())
+        return dict(zip(keys, told, strict=True))
     return [cleaned(each, names) for each in value] if isinstance(value, list) else value
 
 
 def _as_a_word(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
+
+
+def _logs(run: Path) -> list[Path]:
+    """Return the files of JSON lines that a run folder has."""
+    return [path for path in (run / "metrics.jsonl", *sorted((run / "log").glob("*.jsonl"))) if path.is_file()]
+
+
+def _unnamed(node: Any) -> Any:
+    """Return what is told of a node, or of a list of them: how many."""
+    return [HOST] * len(node) if isinstance(node, list) else HOST
+
+
+def _nodes_of(value: Any) -> Iterable[str]:
+    """Yield the nodes that JSON names under the keys of `NODES`."""
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _nodes_of(each)
+    for key in NODES & value.keys() if isinstance(value, dict) else ():
+        yield from _texts(value[key])
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -121,9 +121,10 @@ def find_cell(layout: Layout, row: str, column: str) -> tuple[int, int]:
         ValueError: no row or column is meant, or several; the sentence names the nearest or all.
     """
     labels = [layout.full_label(each) for each in layout.rows]
+    short = [each.label for each in layout.rows]
     recipes = [each.recipe if each.budget == "paper" else f"{each.recipe}:{each.budget}" for each in layout.rows]
     columns = [column_name(each) for each in layout.columns]
-    return _index_of("row", row, labels, recipes), _index_of("column", column, columns)
+    return _index_of("row", row, labels, recipes, short), _index_of("column", column, columns)
 
 
 def _index_of(key: str, word: str, *names: list[str]) -> int:

@@ -23,7 +23,7 @@ from analysis.tables.cells import Cell, Table
 from analysis.tables.ledger import EVERY, HEADS, Line, by_table, notes, shown
 from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, minus, p_text, percent, ranks
 from recipes.common.json_text import NotJson, parse_json
-from recipes.table_layout import plain_text
+from recipes.typed_latex import plain_text
 
 COLOURS = 128
 """Colours of an image on the page: enough for a plot, and a third of the bytes."""
@@ -125,7 +125,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
             for metric, column in zip(part.metrics, unit, strict=True)
         ],
         "rows": rows,
-        "notes": table.notes,
+        "notes": table.told,
         "shape": agreement_sentence(table),
     }
 

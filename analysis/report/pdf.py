@@ -47,7 +47,8 @@ _HEAD = (
 \setcounter{topnumber}{4}\setcounter{totalnumber}{6}
 \makeatletter\def\fps@table{!htp}\def\fps@figure{!htp}
 \setlength{\@fptop}{0pt}\setlength{\@fpsep}{16pt}\setlength{\@fpbot}{0pt plus 1fil}\makeatother
-\renewcommand{\cite}[2][]{[#2]}\let\citep\cite\let\citet\cite % there is no bibliography
+\renewcommand{\cite}[1][]{\citekeys}\newcommand{\citekeys}[2][]{[#2]}\let\citep\cite\let\citet\cite
+% There is no bibliography: keys stand in brackets, and what \cite[see][p. 4]{key} says beside them is left out.
 \renewcommand{\arraystretch}{0.94}
 \begin{document}
 """

@@ -18,7 +18,7 @@ from analysis.inputs.frame import VAL
 from analysis.inputs.runs import Run
 from analysis.sweeps.values import differing_keys, order_of, shown, texts
 from analysis.tables.cells import RowRuns, what_differs
-from analysis.tables.matching import Source
+from analysis.tables.matching import Source, no_run_note
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.folders import DIGESTS
@@ -55,16 +55,21 @@ class Search:
         candidates: in the order of the grid.
         seeds: those over which val is averaged.
         notes: on what could not be chosen.
+        without: says so where the row has no run at all.
+        before: among how many values val had chosen the row's own, where these are a candidate (`Row.tried_on`).
     """
 
     candidates: list[Candidate] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without: str = ""
+    before: int = 0
 
     @property
     def budget(self) -> int:
-        """How many values there were to choose from."""
-        return sum(candidate.val is not None for candidate in self.candidates)
+        """How many values there were to choose from, here or before; 0 where nothing can be chosen."""
+        here = sum(candidate.val is not None for candidate in self.candidates)
+        return max(here, self.before) if here else 0
 
     @property
     def choice(self) -> Candidate | None:
@@ -98,6 +103,7 @@ def _search(
 ) -> Search:
     search = Search()
     of_row = [run for run in _runs_of(layout, row, source, runs, grid) if run.seed in layout.seeds_of(row)]
+    search.without = "" if of_row else no_run_note(layout, row, source, runs)
     of_row = _without_repeats(of_row, layout.words(row, source))
     for label, members in _grouped(layout, row, source, of_row, grid).items():
         counted = [run for run in members if run.finished and run.name in val]
@@ -113,6 +119,9 @@ def _search(
         elif not members:
             search.notes.append(f"no run with {label}")
     _choose(search, val)
+    words = layout.words(row, source)
+    if any(run.is_of(words, row.set) for one in search.candidates for run in one.runs.values()):
+        search.before = row.tried_on(source[0])
     return search
 
 
@@ -243,7 +252,7 @@ def chosen_rows(layout: Layout, searches: Searches) -> dict[tuple[int, Source], 
         choice = search.choice
         notes = [f"{label}: {note} ({where})" for note in search.notes]
         if choice is None:
-            notes.append(f"{label}: no run to choose ({where})")
+            notes.append(search.without or f"{label}: no run to choose ({where})")
             made[index, source] = RowRuns(notes=notes, marked=True, state="unlike" if search.notes else "missing")
             continue
         seeds = ", ".join(map(str, search.seeds))

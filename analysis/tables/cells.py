@@ -25,7 +25,7 @@ from analysis.inputs.runs import Run
 from analysis.stats.baseline import BaselineTest, compare_with_baseline, mean_interval
 from analysis.stats.bootstrap import Resamples
 from analysis.tables import published
-from analysis.tables.matching import columns_there, pairs, runs_of_row, variants_of
+from analysis.tables.matching import columns_there, no_run_note, pairs, runs_of_row, variants_of
 from recipes.table_layout import Column, Layout, Row
 
 
@@ -69,7 +69,8 @@ class Table:
         cells: by row and column.
         notes: on what is left out, lacking or marked.
         runs: those that count, by row and source.
-        brief: the notes, with those that are alike in one.
+        told: the notes, with one on all runs of further seeds, with which nothing is amiss.
+        brief: these, with those that are alike in one, and without names of runs that do not count.
         grouping: by what classes are grouped, where that is not their data set's own way.
         resamples: which the cells' statistics rest on; what else is said of the same runs rests on the same.
     """
@@ -78,13 +79,14 @@ class Table:
     cells: list[list[Cell]]
     notes: list[str]
     runs: dict[tuple[int, tuple[str, str]], list[Run]]
+    told: list[str] = field(default_factory=list)
     brief: list[str] = field(default_factory=list)
     grouping: str = ""
     resamples: Resamples = field(default_factory=Resamples, compare=False, repr=False)
 
 
 FEW = 4
-"""The most runs that a brief note names."""
+"""The most rows that a brief note names."""
 
 
 @dataclass
@@ -95,8 +97,10 @@ class RowRuns:
     notes: list[str] = field(default_factory=list)
     marked: bool = False
     state: str = ""
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    """(run, why)."""
+    left_out: list[str] = field(default_factory=list)
+    """Why, of each run but those of further seeds."""
+    further: dict[str, int] = field(default_factory=dict)
+    """The seeds that the row does not ask for, by the note on each run of one."""
 
 
 def fill_table(
@@ -151,8 +155,9 @@ def fill_table(
     notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
     groupings = {run.grouping for chosen in counted.values() for run in chosen}
-    brief = _brief_notes(layout, choices, notes, unused)
-    return Table(layout, cells, notes, counted, brief, max(groupings, default=""), resamples)
+    told = _without_further(layout, choices, notes)
+    brief = _brief_notes(layout, choices, told, unused)
+    return Table(layout, cells, notes, counted, told, brief, max(groupings, default=""), resamples)
 
 
 def _learn_sources(layout: Layout, runs: list[Run], resamples: Resamples) -> None:
@@ -161,6 +166,19 @@ def _learn_sources(layout: Layout, runs: list[Run], resamples: Resamples) -> Non
         for split in dict.fromkeys(column.split for column in layout.columns if column.data == run.data):
             with contextlib.suppress(ValueError):  # its own cell says so
                 resamples.of_run(run, layout.select, split)
+
+
+def _without_further(
+    layout: Layout, choices: dict[tuple[int, tuple[str, str]], RowRuns], notes: list[str]
+) -> list[str]:
+    """Put one note in place of those on runs of further seeds."""
+    of = {note: (seed, index) for (index, _), choice in choices.items() for note, seed in choice.further.items()}
+    if not of:
+        return notes
+    seeds = ", ".join(map(str, sorted({seed for seed, _ in of.values()})))
+    rows = len({index for _, index in of.values()})
+    line = f"runs of other seeds ({seeds}) are left out of {rows} of {len(layout.rows)} rows"
+    return [*(note for note in notes if note not in of), line]
 
 
 def _brief_notes(
@@ -186,13 +204,15 @@ def _brief_notes(
             )
             merged.update(note for _, choice in missing for note in choice.notes)
     reasons: dict[str, list[str]] = {}
-    for choice in choices.values():
-        for run, reason in choice.left_out:
-            reasons.setdefault(reason, []).append(run)
-            merged.update(note for note in choice.notes if f": {run} is left out: {reason}" in note)
-    for reason, runs in reasons.items():
-        rest = f" and {len(runs) - FEW} more" if len(runs) > FEW else ""
-        said.append(f"left out, {reason}: {', '.join(runs[:FEW])}{rest}")
+    for (index, _), choice in choices.items():
+        for reason in choice.left_out:
+            reasons.setdefault(reason, []).append(layout.full_label(layout.rows[index]))
+            merged.update(note for note in choice.notes if note.endswith(f" is left out: {reason}"))
+    for reason, labels in reasons.items():
+        rows = list(dict.fromkeys(labels))
+        rest = f" and {len(rows) - FEW} more" if len(rows) > FEW else ""
+        runs = f"{len(labels)} run{'s' * (len(labels) > 1)}"
+        said.append(f"left out, {reason}: {runs} of {', '.join(rows[:FEW])}{rest}")
     without = [what for _, what in unused]
     for what in dict.fromkeys(without):
         n = without.count(what)
@@ -206,23 +226,22 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     choice, label = RowRuns(), layout.full_label(row)
     candidates = runs_of_row(layout, row, source, runs)
     if not candidates:
-        own = "".join(f" {word}" for word in row.set_words)
-        choice.notes.append(
-            f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget}{own})"
-        )
+        choice.notes.append(no_run_note(layout, row, source, runs))
         choice.state = "missing"
         return choice
     variants = variants_of(layout, row, source, candidates)
-    further: list[str] = []
     for run in (run for run in candidates if run not in variants):
         state, reason = _why_left_out(layout, row, run)
+        note = f"{label}: {run.name} is left out: {reason}"
         if not state:
             choice.runs.append(run)
+            continue
+        choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
+        if run.preset == layout.preset and run.seed not in layout.seeds_of(row):
+            choice.further[note] = run.seed
         else:
-            choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
-            choice.left_out.append((run.name, reason))
-            more = run.preset == layout.preset and run.seed not in layout.seeds_of(row)  # nothing is amiss with these
-            (further if more else choice.notes).append(f"{label}: {run.name} is left out: {reason}")
+            choice.left_out.append(reason)
+            choice.notes.append(note)
     if unlike := what_differs(choice.runs):
         choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
@@ -244,11 +263,11 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     if lacking:
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
     choice.marked = bool(choice.notes)
-    choice.notes += further
+    choice.notes += choice.further
     for run in variants:
         values = ", ".join(run.departures()) or f"the hash {run.hash}"
         reason = f"it is a variant, with {values} (a row with `set:` would show it)"
-        choice.left_out.append((run.name, reason))
+        choice.left_out.append(reason)
         choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     return choice
 

@@ -47,9 +47,10 @@ def _sections(layout: Layout) -> list[list[_Section]]:
     found = blocks(layout)
     if single_subset(found):
         names = tuple(block.short_title for block in found)
+        of = "" if found[0].is_plain else f"{found[0].subsets[0]}, "
         return [
             [
-                _Section(metric, names, tuple(block.columns[i] for block in found))
+                _Section(of + metric, names, tuple(block.columns[i] for block in found))
                 for i, metric in enumerate(found[0].metrics)
             ]
         ]

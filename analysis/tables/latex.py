@@ -19,31 +19,31 @@ from analysis.tables.presentation import (
     blocks,
     legend_and_notes,
     percent,
-    printed_label,
     ranks,
     row_groups,
     single_subset,
 )
-from recipes.table_layout import LATEX, plain_text
+from recipes.typed_latex import LATEX, SYMBOLS, plain_text
 
+_GREEK = {
+    unicodedata.name(letter).rpartition(" ")[2].lower().replace("lamda", "lambda"): letter
+    for letter in "αβγδεζηθικλμνξπρστυφχψω"
+}
 _LATEX = {
+    # In math mode: the text symbols need fonts that a small TeX installation lacks.
+    **{sign: rf"\ensuremath{{\{name}}}" for name, sign in {**SYMBOLS, **_GREEK}.items()},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # In math mode: the text symbols need fonts that a small TeX installation lacks.
-    "±": r"\ensuremath{\pm}",
     "†": r"\ensuremath{^\dagger}",
     "$": r"\ensuremath{\$}",
     "\N{MINUS SIGN}": r"\ensuremath{-}",
-    "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
     "↑": r"\ensuremath{\scriptstyle\uparrow}",
     "↓": r"\ensuremath{\scriptstyle\downarrow}",
     "°": r"\ensuremath{^\circ}",
-    "≥": r"\ensuremath{\geq}",
-    "≤": r"\ensuremath{\leq}",
     "\N{EN DASH}": "--",
     "—": "---",
     "“": "``",
@@ -60,38 +60,6 @@ _LATEX = {
     "Œ": r"\OE{}",
     "ł": r"\l{}",
     "Ł": r"\L{}",
-    **{
-        letter: rf"\ensuremath{{\{name}}}"
-        for letter, name in zip(
-            "αβγδεζηθικλμνξπρστυφχψω",
-            [
-                "alpha",
-                "beta",
-                "gamma",
-                "delta",
-                "epsilon",
-                "zeta",
-                "eta",
-                "theta",
-                "iota",
-                "kappa",
-                "lambda",
-                "mu",
-                "nu",
-                "xi",
-                "pi",
-                "rho",
-                "sigma",
-                "tau",
-                "upsilon",
-                "phi",
-                "chi",
-                "psi",
-                "omega",
-            ],
-            strict=True,
-        )
-    },
     # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
     "[": "{[}",
     "]": "{]}",
@@ -113,7 +81,7 @@ def escape(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Write text whose maths and citations are LaTeX as typed (see `recipes.table_layout.LATEX`), ASCII as `escape`."""
+    """Write text whose maths and citations are LaTeX as typed (see `recipes.typed_latex.LATEX`), ASCII as `escape`."""
     made, at = "", 0
     for found in LATEX.finditer(text):
         made += _between(text[at : found.start()])
@@ -128,8 +96,8 @@ def _between(text: str) -> str:
 
 
 def latex_label(label: str) -> str:
-    """Write a label or a group's name: one with LaTeX whole, any other as `printed_label` shortens it."""
-    return latex_text(" ".join(label.split())) if LATEX.search(label) else escape(printed_label(label))
+    """Write a label or a group's name, whole: in a paper nothing of it may go."""
+    return latex_text(" ".join(label.split()))
 
 
 def _escaped(character: str) -> str:
@@ -234,6 +202,7 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
         return [
             [(metrics[0], sum(widths))],
             [(latex_text(block.short_title), width) for block, width in zip(part, widths, strict=True)],
+            *([] if part[0].is_plain else [subsets]),
         ]
     titles = itertools.groupby(zip(part, widths, strict=True), key=lambda entry: entry[0].title)
     return [

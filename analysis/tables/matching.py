@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from analysis.inputs.runs import Run
+from recipes.common import search_path
 from recipes.table_layout import Column, Layout, Row
 
 Source = tuple[str, str]
@@ -24,6 +25,26 @@ def runs_of_row(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -
     ]
     wanted = row if row.set else None
     return [run for run in alike if _row_with_values(layout, source, run) == wanted]
+
+
+def no_run_note(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> str:
+    """Say which command would make the runs of a row that has none, or which name in the layout nobody knows.
+
+    Args:
+        layout: the table's.
+        row: one of its rows.
+        source: what the runs would be on.
+        runs: all that were read, which may be of recipes and data sets that are not here.
+    """
+    data, train = source
+    label = layout.full_label(row)
+    if data not in {run.data for run in runs} and (fault := search_path.fault(search_path.DATA, data, "data")):
+        return f"no run: {fault}"
+    unknown = row.recipe not in {run.recipe for run in runs}
+    if unknown and (fault := search_path.fault(search_path.RECIPES, row.recipe, "recipe")):
+        return f"{label}: no run: {fault}"
+    own = "".join(f" {word}" for word in row.set_words)
+    return f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget}{own})"
 
 
 def _row_with_values(layout: Layout, source: Source, run: Run) -> Row | None:

@@ -17,7 +17,8 @@ from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
 from recipes.noted import NOTHING, Noted
 from recipes.resolve import resolve
-from recipes.table_layout import Column, Layout, plain_text
+from recipes.table_layout import Column, Layout
+from recipes.typed_latex import plain_text
 
 MISSING = "--"
 LONGEST = 48
@@ -188,6 +189,11 @@ class Block:
         n = len(self.metrics)
         return [self.columns[i : i + n] for i in range(0, len(self.columns), n)]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its one subset is that of all samples, under its usual name, which goes without saying."""
+        return self.subsets == ("Overall",)
+
 
 def blocks(layout: Layout) -> list[Block]:
     """Divide the layout's columns into blocks, one for each protocol and data set.
@@ -208,7 +214,7 @@ def blocks(layout: Layout) -> list[Block]:
     for units in found.values():
         shown = [[layout.columns[index] for index in indices] for indices in units.values()]
         first = shown[0][0]
-        where = f", {titles.get(first.data, first.data)}" if several else ""
+        where = f", {titles.get(first.data, first.data)}" if several or first.data in titles else ""
         made.append(
             Block(
                 titles.get(first.protocol, PROTOCOLS[first.protocol]) + where,
@@ -280,4 +286,4 @@ def legend_and_notes(table: Table, brief: bool = False, captioned: bool = False)
         captioned: a caption stands above, which says why there are no arrows.
     """
     said = legend(table, captioned)
-    return (["; ".join(said)] if said else []) + (table.brief if brief else table.notes)
+    return (["; ".join(said)] if said else []) + (table.brief if brief else table.told)

@@ -28,7 +28,7 @@ from analysis.tables.presentation import (
     row_groups,
 )
 from recipes.common.errors import one_line
-from recipes.table_layout import plain_text
+from recipes.typed_latex import plain_text
 
 __all__ = ["bare_tabular", "csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
 

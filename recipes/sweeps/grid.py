@@ -24,6 +24,13 @@ HANDED_ON = ("optim.precision", "batch.budget")
 """What of the sections on training a run hands on to the run that it judges (`recipes.resolve.source_words`)."""
 
 
+OF_THE_COMMAND = {
+    **{"recipe": "recipe=NAME", "data": "data=NAME", "data.name": "data=NAME", "train": "train=glt or train=cbl"},
+    **{"seed": "seeds=0,1,2", "seeds": "seeds=0,1,2", "table": "table=NAME"},
+}
+"""What a command says beside its grid, and how."""
+
+
 def of_training(key: str) -> bool:
     """Say whether a science key says how a run trains, and nothing of the runs that it judges or starts from."""
     return key.partition(".")[0] in OF_THE_FIRST and key not in HANDED_ON
@@ -133,6 +140,8 @@ def _read(grid: str, key: str, text: str) -> Any:
 
 def _key_fault(key: str) -> str:
     """Say that a key is none that a grid may have; empty where it is one."""
+    if key in OF_THE_COMMAND:
+        return f"{key} is no key of a grid: the command says it beside, as {OF_THE_COMMAND[key]}"
     own = without_first(key)
     if fault := key_fault(own):
         return fault if own == key else of_the_first(fault)

@@ -120,8 +120,8 @@ def test_best_is_bold_as_printed_and_ties_share_it(tmp_path: Path) -> None:
 def test_row_without_runs_is_shown_and_noted(tmp_path: Path) -> None:
     """A row with no run stays in the table as `--` and is listed."""
     write_run(tmp_path)
-    made = table(tmp_path, seeds=[0])
-    assert "Plain + IFL: no run (recipe=plain_ifl data=digits_glt train=glt batch.budget=paper)" in made.notes
+    made = table(tmp_path, seeds=[0], rows=[ROWS[0], {**ROWS[1], "recipe": "glt_ifl"}])
+    assert "Plain + IFL: no run (recipe=glt_ifl data=digits_glt train=glt batch.budget=paper)" in made.notes
     assert "+ IFL & -- & -- & -- \\\\" in text.latex(made)
     assert "  + IFL" in text.terminal(made) and "--" in text.terminal(made)
 
@@ -352,7 +352,8 @@ HOSTILE = [r"50% & a_b #1 $x$ {y} \z ~ ^", '[1ex] * <a|b> "q" `t\'', "*", r"_x $
 def hostile(folder: Path) -> Table:
     rows = [{"recipe": f"r{i}", "label": label, "group": label} for i, label in enumerate(HOSTILE)]
     write_run(folder, "r0", lines=[evaluation(0, 10, 0.5)])
-    write_run(folder, "r1", done=False, name=r"r_1 %&#$~^{}\x")
+    write_run(folder, "r1", name=r"r_1 %&#$~^{}\x")
+    write_run(folder, "r1", hash_="ffffffff")  # unlike the other, so that the note of a paper's table names both
     write_run(folder, "r3", cbl=MOST, lines=[evaluation(0, 10, 0.5)])
     return table(folder, rows=rows)
 

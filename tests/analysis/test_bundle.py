@@ -16,7 +16,7 @@ import yaml
 
 from analysis.__main__ import main
 from analysis.publishing import bundle
-from analysis.publishing.anonymous import clean
+from analysis.publishing.anonymous import clean, clean_run, left_in, names_of
 from recipes.resolve import dump
 from slurm.planning.requested_runs import requested_runs
 from slurm.site_file import Site
@@ -49,6 +49,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = {"event": "start", "incarnation": "1.0", "time": 0.0, "step": 0}
     failed = {**start, "event": "failed", "time": 3600.0, "error": "No space in /home/jdoe", "ends": ["gpu17: task 0"]}
     (run / "log" / "events.jsonl").write_text(f"{json.dumps(start)}\n{json.dumps(failed)}\n")
+    late = {"kind": "clock", "text": "its clock is 9 s ahead of that of atlas-gpu08", "hard": False}
+    nodes = [{"node": "n1", "faults": [late]}, {"node": "atlas-gpu08.lab.edu", "faults": []}]
+    with (run / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"kind": "boot", "epoch": 0, "step": 0, "nodes": nodes}) + "\n")
     unfinished = runs / "glt_mixup-digits_glt-glt-s0-01234567"
     shutil.copytree(run, unfinished)
     (unfinished / "done").unlink()
@@ -103,6 +107,8 @@ def test_the_same_bundle_twice_is_the_same_bytes(runs: Path, tmp_path: Path) -> 
 SECRETS = [
     "jdoe",
     "gpu17",
+    "atlas",
+    '"n1"',
     "lab.edu",
     "proj4242",
     "ourlab",
@@ -130,6 +136,30 @@ def test_an_anonymous_bundle_tells_nobody(anonymous: Path, runs: Path) -> None:
     with zipfile.ZipFile(open_one) as bundle:
         told = b"".join(bundle.read(name) for name in bundle.namelist())
     assert {"jdoe", "gpu17", "proj4242"} <= {word for word in SECRETS if word.encode() in told}
+
+
+def test_no_line_of_a_run_names_its_nodes(tmp_path: Path) -> None:
+    """In starts and events they are replaced whatever they are called, and in texts those that any line names: a later
+    start's, one that was left out, one that is not this run's first.
+    """
+    run = write_run(tmp_path, "glt_baseline")
+    (run / "log").mkdir(exist_ok=True)
+    lines = {
+        "metrics.jsonl": {"kind": "boot", "nodes": [{"node": "vm", "ranks": [0]}, {"node": "atlas-gpu08.lab.edu"}]},
+        "log/events.jsonl": {"event": "verdict", "excluded": ["q7", "comet12"], "ends": ["comet12: task 1"]},
+        "log/other.jsonl": {"event": "slow", "node": "vm", "factor": 2.0, "text": "behind atlas-gpu08"},
+    }
+    for name, line in lines.items():
+        (run / name).write_text(json.dumps(line) + "\n")
+    names = names_of([run])
+    assert {"atlas-gpu08.lab.edu", "atlas-gpu08", "comet12"} <= {name for name, what in names.items() if what == "HOST"}
+    assert left_in("class comet12", names) == ["comet12"]
+    clean_run(run, names)
+    assert {name: json.loads((run / name).read_text()) for name in lines} == {
+        "metrics.jsonl": {"kind": "boot", "nodes": [{"node": "HOST", "ranks": [0]}, {"node": "HOST"}]},
+        "log/events.jsonl": {"event": "verdict", "excluded": ["HOST", "HOST"], "ends": ["HOST: task 1"]},
+        "log/other.jsonl": {"event": "slow", "node": "HOST", "factor": 2.0, "text": "behind HOST"},
+    }
 
 
 def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:

@@ -28,7 +28,8 @@ from analysis.report import html, pdf
 from analysis.tables import captions, latex, text
 from analysis.tables.cells import Table, fill_table
 from recipes.resolve import dump
-from recipes.table_layout import available, load_layout, plain_text
+from recipes.table_layout import available, load_layout
+from recipes.typed_latex import plain_text
 from slurm.planning.requested_runs import requested_runs
 from slurm.site_file import Site
 from tests.helpers.folders import NAMES, write_rich_run
@@ -60,7 +61,11 @@ def typed(folder: Path) -> Table:
         (r"$\Delta_{c}^{2}\le\frac{1}{2}\,\mathcal{L}$", "Δ_c^2≤1/2 L"),
         (r"$\lambda \times 3$", "λ×3"),
         (r"TADE~\cite{a22,b}, \citep[p.~3]{c}", "TADE [a22,b], [c]"),
-        (r"\cite{a} ERM \cite{b}\citet{c}", "[a] ERM [b] [c]"),
+        (r"\cite{a} ERM \cite{b}\citet{c}, \citep[see][p. 4]{d}", "[a] ERM [b] [c], [d]"),
+        (r"acc $\uparrow$, $\downarrow$, $\checkmark$", "acc ↑, ↓, ✓"),
+        (r"$A\cup B$, $\mp1$, $\sum_i x_i$, $\sqrt{2}$", "A\N{UNION}B, ∓1, ∑_i x_i, √2"),
+        (r"$\sqrt{a+b}$, $\left(\hat{x}\right)$", "√(a+b), (x)"),
+        (r"$\log p$, $\Bumpeq$, $\log\alpha$", "log p, Bumpeq, log\N{GREEK SMALL LETTER ALPHA}"),
         ("costs $5 and $6", "costs $5 and $6"),
         (r"a $ b, \$x, \alpha, 5$", r"a $ b, \$x, \alpha, 5$"),
     ],
@@ -79,16 +84,35 @@ def test_maths_and_citations_are_latex_as_typed(tmp_path: Path) -> None:
         r"\textit{Base $\alpha$}",
         r"ERM~\cite{vapnik91,b} &",
         r"+ IFL ($\mathcal{L}_{c}$, $\eta\times2$) \& 5\ensuremath{\$} &",
-        r"{Class tail $\pi$}",
+        r"{Class tail $\pi$, Digits}",
         r"Head\_1",
         "Acc.",
     ):
         assert part in written
+    assert latex.latex_text(r"ERM_1 \citep[see][p. 4]{d}") == r"ERM\_1 \citep[see][p. 4]{d}"
     label = made.layout.full_label(made.layout.rows[1], latex=True)
     assert label == rf"{TYPED['rows'][0]['label']} {TYPED['rows'][1]['label']}"
     for shown in (text.terminal(made), text.markdown(made), text.csv(made)):
         assert "[vapnik91,b]" in shown.replace("\\", "") and "$" not in shown.replace("5\\$", "").replace("5$", "")
     assert "Class tail π: Digits, glt to test_cbl" in text.terminal(made)
+
+
+@pytest.mark.parametrize("subset", ["overall", "few"])
+@pytest.mark.parametrize("protocols", [("clt",), ("clt", "glt")])
+def test_every_title_stands_over_its_column(subset: str, protocols: tuple[str, ...], tmp_path: Path) -> None:
+    """In every form, of one data set and one subset, too; without titles a subset other than overall has its name."""
+    write_run(tmp_path, "plain")
+    columns = [
+        {"data": "digits_glt", "train": "glt", "protocol": one, "subset": subset, "metric": "accuracy"}
+        for one in protocols
+    ]
+    said = {subset: "Part of it", "accuracy": "Share right", "digits_glt": "Digits", **dict.fromkeys(protocols, "Tail")}
+    made, plain = (table(tmp_path, rows=ROWS[:1], seeds=[0], columns=columns, titles=titles) for titles in (said, {}))
+    page = html._table(made, {"plain": 0, made.cells[0][0].runs[0].name: 0}, 0)
+    forms = [latex.latex(made), latex.latex(made, stacked=True), text.markdown(made), text.terminal(made), str(page)]
+    assert [[word for word in said.values() if word not in form] for form in forms] == [[]] * len(forms)
+    heads = latex.bare_tabular(plain).partition(r"\midrule")[0]
+    assert ("Few" in heads) == (subset == "few") and "digits" not in heads
 
 
 @PDFLATEX
@@ -114,6 +138,24 @@ def test_maths_that_stops_tex_is_refused(maths: str) -> None:
         layout(rows=[{**ROWS[0], "label": f"A {maths}"}])
     with pytest.raises(ValueError, match=f"caption, titles: {re.escape(maths)} is no maths"):
         layout(titles={"clt": maths})
+
+
+@pytest.mark.parametrize("cite", [r"\cite", r"\citep{}", r"\citet[a][b][c]{d}", r"\citeauthor{a}", r"\cite{a"])
+def test_a_citation_that_would_be_printed_as_typed_is_refused(cite: str) -> None:
+    """In one sentence with what is legal; one with a sign that stops TeX in its brackets, too."""
+    for made in ({"caption": f"ERM {cite}"}, {"rows": [{**ROWS[0], "label": f"ERM {cite}"}]}):
+        with pytest.raises(ValueError, match=f"{re.escape(cite)} is no citation: .cite, .citep or .citet, up to two"):
+            layout(**made)
+    with pytest.raises(ValueError, match="is no citation that LaTeX can set"):
+        layout(caption=r"\citep[5%]{a}")
+
+
+def test_signs_without_latex_are_set_again() -> None:
+    """What plain text shows of maths can be set by TeX where the plain text is written, as in the ledger."""
+    assert latex.escape("\N{UNION} √ → ≤ λ ε ± ~ | *") == (
+        r"\ensuremath{\cup} \ensuremath{\surd} \ensuremath{\rightarrow} \ensuremath{\leq} \ensuremath{\lambda} "
+        r"\ensuremath{\epsilon} \ensuremath{\pm} \textasciitilde{} \textbar{} {*}"
+    )
 
 
 def test_titles_of_no_column_are_refused() -> None:
@@ -196,6 +238,7 @@ def test_the_example_of_the_page_is_launched_and_filled(tmp_path: Path, capsys: 
     assert "±" in capsys.readouterr().out
     written = (tmp_path / "out" / "variants.tex").read_text()
     assert r"that of \cite{tang2022ifl}, with $\alpha$ as there." in written and r"IFL ($\eta=.05$) &" in written
+    assert all(title in written for title in ("Class-wise", "Class- and attribute-wise", "Acc."))
     assert (tmp_path / "out" / "variants.tabular.tex").exists()
     keys = [*type(load_layout(file)).model_fields, *type(load_layout(file).rows[0]).model_fields]
     assert [key for key in keys if key != "name" and f"| `{key}` |" not in page] == []

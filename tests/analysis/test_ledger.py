@@ -95,7 +95,7 @@ def runs(tmp_path: Path) -> Path:
     first = say(write_run(tmp_path, "first"), one_start, world=2)
     steps = [{"kind": "train", "epoch": 0, "step": step} for step in (4, 7)]
     plain = write_run(tmp_path, "plain", lines=[*steps, {"kind": "boot", "epoch": 0, "step": 0, "device": "cpu"}])
-    say(plain, TWO_STARTS, source=first.name, machine={"node": "n1", "cores": 2})
+    say(plain, TWO_STARTS, source=first.name, machine={"processor": "x86_64", "processor_model": "A B", "cores": 2})
     (plain / "log" / "energy.jsonl").write_text(json.dumps({"by": "sacct", "job": "7", "text": "7.0|7200000"}) + "\n")
     say(
         write_run(tmp_path, "plain_ifl"),
@@ -143,7 +143,7 @@ def test_rows_show_their_first_stage_and_a_whole_counts_it_once(runs: Path) -> N
     assert not any(line.is_bound for line in lines)
     read = list(csv.DictReader(io.StringIO(ledger.csv(lines))))
     assert [line["energy_kwh"] for line in read] == ["2.000000", "", "2.000000", "2.000000"]
-    assert read[0]["hardware"] == "cpu; 2 cores" and read[0]["energy_by"] == "sacct"
+    assert read[0]["hardware"] == "cpu; A B, 2 cores" and read[0]["energy_by"] == "sacct"
     assert ledger.sentence(lines) == (
         "compute: 3 runs, 4 starts, 70 images, 14 hours of ranks, 2 kWh on record for 1 of them"
     )
@@ -195,6 +195,13 @@ def test_the_ledger_is_set_like_the_other_tables(runs: Path, tmp_path: Path) -> 
         command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "d.tex"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
         assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
+
+
+def test_rows_of_one_label_are_told_apart(runs: Path) -> None:
+    """By their groups, in the ledger as in notes and figures."""
+    rows = [{"recipe": recipe, "label": "CE", "group": group} for recipe, group in (("plain", "A"), ("plain_ifl", "B"))]
+    found = ledger.ledger([table(runs, seeds=[0], rows=rows)], load_runs(runs)[0])
+    assert [line.row for line in found[:2]] == ["A: CE", "B: CE"]
 
 
 def test_names_cannot_break_the_ledger(runs: Path) -> None:

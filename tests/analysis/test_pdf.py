@@ -41,7 +41,8 @@ def make_tables(folder: Path) -> Path:
     """A report of one table and a figure for each hostile caption."""
     folder.mkdir()
     (folder / "table.tex").write_text(
-        "\\begin{table}\\caption{T}\\begin{tabular}{l}\\toprule a\\\\\\bottomrule\\end{tabular}\\end{table}\n"
+        "\\begin{table}\\caption{T \\citep[see][p. 4]{one} \\citet[p. 5]{two} \\cite{three}}"
+        "\\begin{tabular}{l}\\toprule a\\\\\\bottomrule\\end{tabular}\\end{table}\n"
     )
     drawn = []
     for number, caption in enumerate(HOSTILE):
@@ -84,6 +85,7 @@ def test_report_holds_every_caption(tmp_path: Path) -> None:
     )
     for part in ("50% & a_b #1 $x$ {y} \\z", "\\input{/etc/passwd}", "\\write18{touch gone}", "A title with _ and &"):
         assert part in text
+    assert "T [one] [two] [three]" in text
     assert "root:" not in text
 
 

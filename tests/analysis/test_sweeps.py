@@ -167,6 +167,21 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     assert "unequal search budgets, so these rows do not compare: 1 value: Plain; 2 values: Plain + IFL" in table.notes
 
 
+def test_a_search_before_counts(tmp_path: Path) -> None:
+    """A row whose runs have its own values was given as many as the layout says that val had chosen them among."""
+    tried(tmp_path, 5)
+    tried(tmp_path, 5, "optim.lr=0.05", recipe="glt_ifl")
+    made = layout(rows=[{**BASE, "tried": {"digits_glt": 8}}, {**IFL, "tried": {"digits_glt": 3}}], seeds=[0])
+    table, searches = choose(tmp_path, made)
+    assert [searches[index, SOURCE].budget for index in (0, 1)] == [8, 1]  # the other's run has other values
+    assert [line[0].marked for line in table.cells] == [True, True]
+    assert "Plain: its own values, chosen of 8 values by val 50.00 over seed 0 (data=digits_glt train=glt)" in (
+        table.notes
+    )
+    tried(tmp_path, 4, recipe="glt_ifl")
+    assert choose(tmp_path, made)[1][1, SOURCE].budget == 3  # two of these are here
+
+
 def test_seeds_that_not_all_values_have_choose_nothing(tmp_path: Path) -> None:
     """Val is averaged over the common seeds; the chosen value's test numbers are of all its seeds."""
     tried(tmp_path, 5, "optim.lr=0.05")
@@ -179,8 +194,8 @@ def test_seeds_that_not_all_values_have_choose_nothing(tmp_path: Path) -> None:
 
 
 def test_one_value_a_row_is_the_ordinary_table() -> None:
-    """Where each row of real runs has one value, the tuned table has the ordinary one's numbers."""
-    recipes = ("glt_baseline", "glt_ifl", "glt_crt")
+    """Where each row of real runs has one value, the tuned table has the ordinary one's numbers, and its search."""
+    recipes = ("glt_baseline", "glt_ifl", "glt_crt", "glt_tade")
     runs = [run for run in load_runs(PROJECT / "examples" / "fashion_glt")[0] if run.recipe in recipes]
     made = load_layout(available()["claims"], ["fashion_glt"])
     numbers, problems = tidy(runs)
@@ -188,7 +203,10 @@ def test_one_value_a_row_is_the_ordinary_table() -> None:
     mine, ordinary = (fill_table(made, runs, numbers, problems, chosen=chosen) for chosen in (rows, None))
     values = [[cell.values for cell in line] for line in mine.cells]
     assert values == [[cell.values for cell in line] for line in ordinary.cells]
-    assert sum(bool(line[0]) for line in values) == 3
+    assert sum(bool(line[0]) for line in values) == 4
+    assert any(note.startswith("TADE: its own values, chosen of 8 values by val") for note in mine.notes)
+    assert any("unequal search budgets" in note and "1 value: cRT" in note for note in mine.notes)
+    assert any("unequal search" in note and "TADE 8" in note for note in ordinary.notes)
 
 
 def test_tuned_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

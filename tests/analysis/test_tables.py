@@ -20,7 +20,7 @@ from analysis.inputs import frame
 from analysis.inputs.runs import load_runs
 from analysis.report import explain
 from analysis.stats.bootstrap import ALPHA, Resamples
-from analysis.tables import agreement, cells, comparison, presentation, text
+from analysis.tables import agreement, cells, comparison, ledger, presentation, text
 from analysis.tables.cells import Table
 from recipes.table_layout import Column, available, load_layout
 from tests.helpers.paths import GOLDEN
@@ -76,6 +76,16 @@ def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
     assert paper and r"{\tiny$\pm$21.21}" in text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1]))
     log = compiled(tmp_path, *filter(None, parts), paper, text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1])))
     assert "Overfull" not in log and "Undefined" not in log
+
+
+def test_a_papers_labels_are_whole(tmp_path: Path) -> None:
+    """However long, with maths or without, in table and ledger; a terminal shortens them."""
+    write_run(tmp_path, "plain")
+    labels = [f"A method with a name of far more than forty-eight characters{more}" for more in ("", r" $\pi$")]
+    made = table(tmp_path, seeds=[0], rows=[{"recipe": "plain", "label": labels[0], "group": labels[1]}])
+    written = text.latex(made)
+    assert all(label in written for label in labels) and labels[0] not in text.terminal(made)
+    assert labels[0] in ledger.latex(ledger.ledger([made], load_runs(tmp_path)[0]))
 
 
 @PDFLATEX
@@ -243,6 +253,27 @@ def test_state_of_an_empty_cell(tmp_path: Path, change: dict, events: list[dict]
     assert any(said in note for note in cell.notes)
 
 
+@pytest.mark.parametrize("words", [["only=tables"], ["tuned"]], ids=["tables", "tuned"])
+def test_a_mistyped_name_in_a_layout_is_told(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe or data set that neither a file nor a run knows, with the nearest, and no command that cannot work; one
+    that a run read knows may well not be here.
+    """
+    write_run(tmp_path / "runs", "theirs", data="birds")
+    rows = [{"group": "G", "recipe": name, "label": name} for name in ("theirs", "glt_iffl")]
+    column = {"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}
+    columns = [{**column, "data": data} for data in ("birds", "digits_gl", "digits_glt")]
+    (file := tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"preset": "paper", "seeds": [0], "rows": rows, "columns": columns})
+    )
+    main([*reversed(words), f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", f"table={file}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("no run: data=digits_gl does not exist; did you mean digits_glt?") == 1
+    assert said.count("glt_iffl: no run: recipe=glt_iffl does not exist; did you mean glt_ifl?") == 1
+    assert "theirs: no run (recipe=theirs data=digits_glt train=glt batch.budget=paper)" in said
+
+
 def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
     """problems.txt has every note of every table and every folder that is no run; the table's CSV has the cell's
     state.
@@ -309,10 +340,32 @@ def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
         note for note in made.brief if note.startswith("left out, its preset is corrected, the table's is paper: ")
     ]
     assert (
-        left.endswith(" and 3 more")
+        left.endswith("the table's is paper: 7 runs of R0")
         and "R0: no run of seed 0 (data=digits_glt train=glt)" in made.brief
         and len(made.brief) == 3
     )
+
+
+def test_runs_of_further_seeds_are_one_line(tmp_path: Path) -> None:
+    """In every form of the table, without names; of other runs that do not count a paper's float says no name either,
+    and problems.txt names all.
+    """
+    for recipe in ("glt_baseline", "glt_ifl"):
+        for seed in range(4):
+            write_run(tmp_path / "runs", recipe, seed)
+    write_run(tmp_path / "runs", "glt_ifl", seed=0, preset="corrected", hash_="ffffffff")
+    rows = [{"recipe": recipe, "label": recipe, "group": "G"} for recipe in ("glt_baseline", "glt_ifl")]
+    (file := tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"preset": "paper", "seeds": [0, 1], "rows": rows, "columns": TABLE_COLUMNS[:1]})
+    )
+    main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", f"table={file}", "only=tables"])
+    made = table(tmp_path / "runs", seeds=[0, 1], rows=rows)
+    line, names = "runs of other seeds (2, 3) are left out of 2 of 2 rows", [f"-s{seed}-" for seed in (2, 3)]
+    for form in (text.terminal(made), text.markdown(made), text.latex(made)):
+        assert line in re.sub(r"\\(?=[()])", "", form) and not any(name in form for name in names)
+    assert "digits_glt-glt-s" not in text.latex(made) and "digits_glt-glt-s0-ffffffff" in text.terminal(made)
+    said = (tmp_path / "out" / "problems.txt").read_text()
+    assert all(said.count(name) == 2 for name in names) and line not in said
 
 
 def test_runs_of_a_budget_without_a_row_are_one_brief_note(tmp_path: Path) -> None:

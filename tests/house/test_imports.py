@@ -18,7 +18,7 @@ from tests.helpers.paths import PROJECT
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
     "recipes": "common backbones values declarations yaml_io identity sbatch schema messages rules folders "
-    "dataset_values noted layers resolve code table_layout sweeps",
+    "dataset_values noted layers resolve code typed_latex table_layout sweeps",
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
     "reader on_device features build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision optimisation engine backbones network methods models clip "

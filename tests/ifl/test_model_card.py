@@ -7,10 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ifl.exported import INPUT
 from ifl.model_card import model_card, wilson
+from ifl.saving import provenance
 from recipes.resolve import load_resolved
 from tests.helpers.paths import GOLDEN
 
@@ -61,6 +63,43 @@ def test_a_split_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "runs" / NAME, run)
     (run / "preds" / "last" / "test_cbl.npz").write_bytes(b"no zip")
     assert "- test_cbl cannot be read: " in card(run) and "| test_gbl | " in card(run)
+
+
+def test_images_of_one_source_are_told(tmp_path: Path) -> None:
+    """Of a split with several images of one source the card says that its interval is too narrow; of others nothing."""
+    run = tmp_path / NAME
+    shutil.copytree(GOLDEN / "runs" / NAME, run)
+    for split, images in (("test_cbl", 1), ("test_gbl", 6)):
+        with np.load(file := run / "preds" / "last" / f"{split}.npz") as stored:
+            arrays = dict(stored)
+        np.savez(file, **{**arrays, "source": np.arange(len(arrays["label"])) // images})
+    said = card(run)
+    samples = len(arrays["label"])
+    assert f"- test_gbl: {samples:,} images of {-(-samples // 6):,} sources. The interval takes them as" in said
+    assert "- test_cbl" not in said
+
+
+def test_the_processor_is_named(tmp_path: Path) -> None:
+    """By its model as Linux has it; of older runs by its kind."""
+    run = tmp_path / NAME
+    shutil.copytree(GOLDEN / "runs" / NAME, run)
+    meta = json.loads((run / "meta.json").read_text())
+    model = {"processor": "x86_64", "processor_model": "AMD EPYC 7763", "cores": 2}
+    for machine, said in ((model, "(AMD EPYC 7763, 2 cores)"), ({**model, "processor_model": ""}, "(x86_64 processor")):
+        (run / "meta.json").write_text(json.dumps({**meta, "machine": machine}))
+        assert said in card(run)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "model"),
+    [("processor\t: 0\nmodel\t\t: 17\nmodel name\t: AMD  EPYC\nmodel name\t: B\n", "AMD EPYC"), ("Hart: 1\n", "")],
+)
+def test_the_processor_s_model_is_that_of_cpuinfo(cpuinfo: str, model: str, tmp_path: Path) -> None:
+    """The first one's; empty where Linux names none, and where there is no such file. meta.json has it."""
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert provenance.processor_model(tmp_path / "cpuinfo") == model
+    assert provenance.processor_model(tmp_path / "none") == ""
+    assert provenance.meta({})["machine"]["processor_model"] == provenance.processor_model()
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,7 @@ def test_a_file_elsewhere_is_a_table(tmp_path: Path) -> None:
         ({"optim.lr": -1}, "optim.lr=-1 (set): input should be greater than 0"),
         ({"ifl.unseen": "zeros"}, "did you mean zero?"),
         ({"seed": 3}, "seed is said by the table's own keys"),
+        ({"data": "birds"}, "data is said by the table's own keys"),
         ({"batch.budget": "matched"}, "batch.budget is said by the table's own keys"),
         ({"optim": {"lr": 0.1}}, "optim is no science key of a recipe"),
         ({"first.optim.lrr": 0.1}, "first.optim.lrr is no science key of a recipe; did you mean first.optim.lr?"),
@@ -374,6 +375,33 @@ def test_twins_that_nobody_can_find(tmp_path: Path, rows: list[dict[str, Any]], 
     """Are refused when the layout is read."""
     with pytest.raises(ValueError) as error:
         layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    assert sentence in str(error.value)
+
+
+def test_rows_of_one_label_in_two_groups_are_told_apart(tmp_path: Path) -> None:
+    """By their group, wherever a row stands alone; so their counts of tried values are both there."""
+    rows = [
+        row(group="One", label="CE", tried={"digits_glt": 3}),
+        row("glt_crt", "CE", group="$\\beta$"),
+        row("glt_lws", "L"),
+    ]
+    made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    assert list(map(made.full_label, made.rows)) == ["One: CE", "β: CE", "L"]
+    assert made.full_label(made.rows[1], latex=True) == "CE"
+    assert made.tried_on("digits_glt") == {"One: CE": 3, "β: CE": 1, "L": 1}
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"label": " "}, "rows.0.label: an empty label is not legal: any text is that names the row"),
+        ({"seeds": [-1]}, "rows.0.seeds.0: Input should be greater than or equal to 0 (given: -1)"),
+    ],
+)
+def test_no_label_and_no_seed_below_0(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    """Are refused with their place."""
+    with pytest.raises(ValueError) as error:
+        layout_in(tmp_path, [row(**change)], [CLT], ["digits_glt"])
     assert sentence in str(error.value)
 
 

@@ -91,6 +91,9 @@ def test_what_trains_nothing_has_no_grid_of_training(tmp_path: Path) -> None:
     [
         ([*ON_DIGITS, "grid=lr:.1"], r"lr is no science key of a recipe; did you mean optim.lr\?"),
         ([*ON_DIGITS, "grid=optim.zero:0,1"], "optim.zero is no science key of a recipe"),
+        ([*ON_DIGITS, "grid=seed:0,1"], "seed is no key of a grid: the command says it beside, as seeds=0,1,2"),
+        ([*ON_DIGITS, "grid=data:a,b"], "data is no key of a grid: the command says it beside, as data=NAME"),
+        ([*ON_DIGITS, "grid=train:glt"], "train is no key of a grid: .* as train=glt or train=cbl"),
         ([*ON_DIGITS, "grid=optim.lr=.1"], "keys with their values are"),
         ([*ON_DIGITS, "grid=optim.lr:.1,x"], r"optim.lr=x \(grid=optim.lr:.1,x\): input should be a valid number"),
         ([*ON_DIGITS, "grid=optim.lr:.1,,.2"], "optim.lr= has no value"),
