@@ -150,8 +150,11 @@ def _behind(made: Sequence[Table], runs: Sequence[Run], out: str) -> str:
         small_sets = _link("docs/small-sets.md", out)
         said.append(f"Epochs and batch of the recipes were chosen by the baseline alone ({small_sets}).")
     tried: dict[str, int] = {}
-    for table in made:
-        tried = {**table.layout.tried_on(data), **tried}
+    shown: set[str] = set()
+    for layout in (table.layout for table in made):  # a recipe is named as the first table calls it
+        own = layout.model_copy(update={"rows": [row for row in layout.rows if row.recipe not in shown]})
+        tried |= own.tried_on(data)
+        shown |= {row.recipe for row in own.rows}
     if max(tried.values()) > 1:
         said.append(
             f"For each method without IFL val chose among so many values: {tried_text(tried)}. With IFL the method "
@@ -165,9 +168,10 @@ def _launched(made: Sequence[Table], runs: Sequence[Run], where: str, out: str) 
     commands = [_command(run) for run in runs]
     most = max(filter(None, dict.fromkeys(commands)), key=commands.count, default="")
     tables = " and ".join(f"`python slurm/launch.py table={table.layout.name} data={runs[0].data}`" for table in made)
+    make = "makes" if len(made) == 1 else "make"
     usual = f" {commands.count(most)} of these {len(runs)} were launched by `{most}`." if most else ""
     return (
-        f"{tables} makes such runs.{usual} {_link(where, out)} holds of each run its recipe, provenance, training log "
+        f"{tables} {make} such runs.{usual} {_link(where, out)} holds of each run its recipe, provenance, training log "
         f"and predictions. From it `python -m analysis runs={where} out=out` makes every table, with intervals, tests "
         "and figures."
     )

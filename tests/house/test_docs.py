@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, *(PROJECT / f"{name}.md" for name in ("AGENTS", "CHANGELOG", "CONTRIBUTING"))]
 MOST_LINES = {"README.md": 150, "AGENTS.md": 40, "CONTRIBUTING.md": 60}
-"""Of a page in docs/ 230; the changelog grows."""
+"""Of a page in docs/ 230; the changelog grows, and results are as long as the tables that a command writes there."""
 
 # Every command in a page's sh block is in one of these, with what it must end with: exit code, pattern of its output.
 QUICK = {
@@ -311,7 +311,8 @@ def test_pages_name_only_paths_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_pages_are_short_and_narrow(page: Path) -> None:
     """A page can be read in one go, and without scrolling sideways; tables and code may be wide."""
-    most = 230 if page.parent.name == "docs" else MOST_LINES.get(page.name, 10_000)
+    is_written = page.parent.name == "docs" and not page.name.startswith("results-")
+    most = 230 if is_written else MOST_LINES.get(page.name, 10_000)
     assert len(page.read_text(encoding="utf-8").splitlines()) <= most
     assert [number for number, line in prose(page) if len(line) > 120] == []
 
