@@ -77,7 +77,7 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
             continue
         for row, line in zip(table.layout.rows, table.cells, strict=True):
             for column, cell in zip(table.layout.columns, line, strict=True):
-                if (column.data, column.subset, column.metric) == (study.data, "overall", metric) and cell.values:
+                if (column.data, column.subset, column.metric) == (study.data, "overall", metric) and cell.runs:
                     cells.setdefault((row.key, column.protocol), {})[place] = cell
     base, *others = study.methods
     found = []
