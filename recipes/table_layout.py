@@ -292,7 +292,7 @@ class Layout(_Strict):
         if latex:
             return " ".join(own)
         alike = (other for other in self.rows if other.label == row.label and other.group != row.group)
-        group = [f"{row.group}:"] if any(parts(other) == own for other in alike) else []
+        group = [f"{row.group}:"] if row.group and any(parts(other) == own for other in alike) else []
         return " ".join(map(plain_text, [*group, *own]))
 
     def seeds_of(self, row: Row) -> list[int]:

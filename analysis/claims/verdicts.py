@@ -157,10 +157,7 @@ def _empty(layout: Layout, of: Comparison) -> Verdict:
 
 
 def _label(layout: Layout, index: int) -> str:
-    """Return a row's label, or what the paper calls it where several rows have the label."""
-    row, labels = layout.rows[index], [layout.full_label(each, latex=True) for each in layout.rows]
-    own = labels[index]
-    return printed_label(own if labels.count(own) == 1 else row.published or layout.full_label(row))
+    return printed_label(layout.full_label(layout.rows[index]))
 
 
 def _no_run(layout: Layout, row: Row, column: Column) -> str:

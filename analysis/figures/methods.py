@@ -8,6 +8,7 @@ out. Where tables have a row with different seeds, those of the table with the m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -166,11 +167,9 @@ def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
                 runs[key] = counted
     laid_out = [_methods(table.layout, runs) for table in tables]
     methods = max(laid_out, key=_extent)  # the first of equal ones
-    for table, rows in zip(tables, laid_out, strict=True):
-        for row, method in zip(table.layout.rows, rows, strict=True):
-            if _is_further(method, methods):
-                # Away from its table `CE` may say too little, as of three experts.
-                methods = [*methods, replace(method, label=row.published or method.label)]
+    for method in itertools.chain(*laid_out):
+        if _is_further(method, methods):
+            methods = [*methods, method]
     matched = {}
     of_key = {method.key: method for method in methods}
     for method in methods:

@@ -133,7 +133,9 @@ def _logs(run: Path) -> list[Path]:
 
 def _unnamed(node: Any) -> Any:
     """Return what is told of a node, or of a list of them: how many."""
-    return [HOST] * len(node) if isinstance(node, list) else HOST
+    if isinstance(node, list):
+        return [HOST] * len(node)
+    return node if node is None else HOST
 
 
 def _nodes_of(value: Any) -> Iterable[str]:

@@ -152,9 +152,10 @@ def _behind(made: Sequence[Table], runs: Sequence[Run], out: str) -> str:
     tried: dict[str, int] = {}
     shown: set[str] = set()
     for layout in (table.layout for table in made):  # a recipe is named as the first table calls it
-        own = layout.model_copy(update={"rows": [row for row in layout.rows if row.recipe not in shown]})
-        tried |= own.tried_on(data)
-        shown |= {row.recipe for row in own.rows}
+        counts = {layout.full_label(row): row.tried_on(data) for row in layout.rows if row.recipe not in shown}
+        tried = {**counts, **tried}
+        shown |= {row.recipe for row in layout.rows}
+    tried = dict(sorted(tried.items(), key=lambda item: -item[1]))
     if max(tried.values()) > 1:
         said.append(
             f"For each method without IFL val chose among so many values: {tried_text(tried)}. With IFL the method "

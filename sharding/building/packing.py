@@ -237,21 +237,19 @@ def finish(folder: Path, indices: Mapping[str, Index]) -> None:
         sync_folder(folder / relative)
 
 
-def remove_others(folder: Path, plan: Collection[str]) -> None:
-    """Remove the splits of an earlier build with other words, which no edition names any more; files of others stay.
+def remove_others(folder: Path, splits: Iterable[str]) -> None:
+    """Remove splits that an earlier build with other words wrote, and their records; files of others stay.
 
-    A split is a build's by the records of its shards: another folder with shards is not touched.
+    Args:
+        folder: the data set's.
+        splits: folders that a build of it may write, and this one does not.
     """
-    kept = folder / WORK / "shards"
-    for records in kept.glob("*/*"):
-        relative = records.relative_to(kept).as_posix()
-        if relative not in plan:
-            split = folder / relative
-            _remove_own(split)
-            shutil.rmtree(records)
-            with contextlib.suppress(OSError):  # others have files there
-                split.rmdir()
-                split.parent.rmdir()
+    for relative in splits:
+        _remove_own(folder / relative)
+        shutil.rmtree(folder / WORK / "shards" / relative, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is none, or others have files in it
+            (folder / relative).rmdir()
+            (folder / relative).parent.rmdir()
 
 
 def _remove_own(split: Path, keep: Collection[str] = ()) -> None:

@@ -146,7 +146,12 @@ def test_no_line_of_a_run_names_its_nodes(tmp_path: Path) -> None:
     (run / "log").mkdir(exist_ok=True)
     lines = {
         "metrics.jsonl": {"kind": "boot", "nodes": [{"node": "vm", "ranks": [0]}, {"node": "atlas-gpu08.lab.edu"}]},
-        "log/events.jsonl": {"event": "verdict", "excluded": ["q7", "comet12"], "ends": ["comet12: task 1"]},
+        "log/events.jsonl": {
+            "event": "verdict",
+            "excluded": ["q7", "comet12"],
+            "node": None,
+            "ends": ["comet12: task 1"],
+        },
         "log/other.jsonl": {"event": "slow", "node": "vm", "factor": 2.0, "text": "behind atlas-gpu08"},
     }
     for name, line in lines.items():
@@ -157,7 +162,7 @@ def test_no_line_of_a_run_names_its_nodes(tmp_path: Path) -> None:
     clean_run(run, names)
     assert {name: json.loads((run / name).read_text()) for name in lines} == {
         "metrics.jsonl": {"kind": "boot", "nodes": [{"node": "HOST", "ranks": [0]}, {"node": "HOST"}]},
-        "log/events.jsonl": {"event": "verdict", "excluded": ["HOST", "HOST"], "ends": ["HOST: task 1"]},
+        "log/events.jsonl": {"event": "verdict", "excluded": ["HOST", "HOST"], "node": None, "ends": ["HOST: task 1"]},
         "log/other.jsonl": {"event": "slow", "node": "HOST", "factor": 2.0, "text": "behind HOST"},
     }
 

@@ -245,7 +245,7 @@ def test_figures_are_laid_out_after_the_table_with_the_most_runs(tmp_path: Path)
     )
     assert labels == [
         *("Baseline", "Baseline, twice the images", "Baseline + IFL, paper budget", "Baseline + IFL, matched", "LDAM"),
-        *("Deconfound-TDE", "Focal", "CE, RIDE-50", "CE + IFL, RIDE-50 (2 env)"),
+        *("Deconfound-TDE", "Focal", "CE (3 experts)", "CE + IFL (2 env, 3 experts)"),
     ]
     assert [pair.ifl.label for pair in study.pairs if pair.is_ready] == [*labels[2:4], labels[-1]]
     assert study.chosen(None).ifl.label == "Baseline + IFL, matched"

@@ -24,7 +24,7 @@ from analysis.tables import agreement, cells, comparison, ledger, presentation, 
 from analysis.tables.cells import Table
 from recipes.table_layout import Column, available, load_layout
 from tests.helpers.paths import GOLDEN
-from tests.helpers.tables import HALF, LABEL, MOST, TABLE_COLUMNS, beside_paper, command, table, write_run
+from tests.helpers.tables import HALF, LABEL, MOST, TABLE_COLUMNS, beside_paper, command, layout, table, write_run
 
 LACKING = "pdflatex is not installed; the Debian package texlive-latex-recommended has it (`make system`)"
 PDFLATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason=LACKING)
@@ -504,9 +504,11 @@ def test_explain_knows_the_columns_that_the_data_have(tmp_path: Path, capsys: py
 
 
 def test_rows_of_one_label_need_a_number() -> None:
-    """Where two rows bear one label (table 4 has `CE + IFL (2 env)` twice), the sentence gives their numbers."""
-    with pytest.raises(ValueError, match=r"2 of the table's are so called; legal is also a number, here 6 or 12"):
-        explain.find_cell(load_layout(available()["digits_ablation"]), "CE + IFL (2 env)", "1")
+    """Where rows of two groups bear one label, the sentence gives their numbers; with its group a row has a name."""
+    rows = [{"recipe": f"r{i}", "label": "CE" if i else "L", "group": f"G{i}"} for i in range(3)]
+    with pytest.raises(ValueError, match=r"2 of the table's are so called; legal is also a number, here 2 or 3"):
+        explain.find_cell(layout(rows=rows), "CE", "1")
+    assert explain.find_cell(layout(rows=rows), "G2: CE", "1") == (2, 0)
 
 
 # --- counts by class -------------------------------------------------------------------------------

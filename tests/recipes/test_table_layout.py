@@ -384,11 +384,12 @@ def test_rows_of_one_label_in_two_groups_are_told_apart(tmp_path: Path) -> None:
         row(group="One", label="CE", tried={"digits_glt": 3}),
         row("glt_crt", "CE", group="$\\beta$"),
         row("glt_lws", "L"),
+        row("glt_mixup", "L", group=""),
     ]
     made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
-    assert list(map(made.full_label, made.rows)) == ["One: CE", "β: CE", "L"]
+    assert list(map(made.full_label, made.rows)) == ["One: CE", "β: CE", "G: L", "L"]
     assert made.full_label(made.rows[1], latex=True) == "CE"
-    assert made.tried_on("digits_glt") == {"One: CE": 3, "β: CE": 1, "L": 1}
+    assert made.tried_on("digits_glt") == {"One: CE": 3, "β: CE": 1, "G: L": 1, "L": 1}
 
 
 @pytest.mark.parametrize(

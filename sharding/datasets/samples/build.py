@@ -22,6 +22,7 @@ from sharding.datasets.samples.equal_images import doubt_two_labels
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.index import listed, write_names
 from sharding.datasets.samples.listed.plan import plan_of
+from sharding.datasets.samples.splits import FOLDERS
 from sharding.datasets.samples.stages.clusters import network_weights
 from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
@@ -136,7 +137,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
         return
     doubt_two_labels(indices, made.classes, notices)
     finish(out, indices)
-    remove_others(out, plan)
+    remove_others(out, FOLDERS - plan.keys())
     statistics = {
         edition: channel_statistics(out / splits["train"], indices[splits["train"]], workers)
         for edition, splits in made.editions.items()

@@ -111,6 +111,8 @@ class Cut:
 _STREAM = int.from_bytes(b"cut", "big")
 """Dice of the order in which images are taken; the streams after it shuffle the folders."""
 _SPLITS = ("test_gbl", "test_cbl", "val")
+FOLDERS = frozenset({"glt/train", "cbl/train", *(f"{home}/{split}" for home in ("glt", "shared") for split in _SPLITS)})
+"""Every folder that a split may lie in, whatever the wishes."""
 """In the order of taking."""
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
 from sharding.build import run
+from sharding.building.packing import WORK
 from sharding.datasets.samples.listed.index import write_names
 from sharding.datasets.samples.listed.texts import GrowingTexts
 from sharding.describe import describe
@@ -280,19 +281,23 @@ def test_a_test_list_without_a_class(tmp_path: Path) -> None:
         built(tmp_path / "list.csv", tmp_path / "data", f"images={tree}")
 
 
-def test_other_words_leave_no_split_behind(digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_other_words_leave_no_split_behind(is_whole: bool, digits: Path, tmp_path: Path) -> None:
     """A set that is built again without attributes loses the splits that it had with them, and nothing that others put
-    there: shards beside its splits, and a file in one of these.
+    there: shards beside its splits, and a file in one of these. So it does without its records.
     """
     built(digits, tmp_path, *CLUSTERS, name="tiny")
-    mine = [tmp_path / "tiny" / "raw/train" / "shard-000000.tar", tmp_path / "tiny" / "cbl/val" / "notes.md"]
+    mine = [tmp_path / "tiny" / "cbl/train" / "notes.md", tmp_path / "tiny" / "raw/train" / "shard-000000.tar"]
     for path in mine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
+    if not is_whole:
+        shutil.rmtree(tmp_path / "tiny" / WORK)
     built(digits, tmp_path, name="tiny")
     left = [path for part in ("cbl", "raw") for path in (tmp_path / "tiny" / part).rglob("*") if path.is_file()]
-    assert sorted(left) == sorted(mine) and all(path.read_text() == "mine" for path in mine)
-    shutil.rmtree(tmp_path / "tiny" / "raw")
+    assert sorted(left) == mine and all(path.read_text() == "mine" for path in mine)
+    for part in ("cbl", "raw"):
+        shutil.rmtree(tmp_path / "tiny" / part)
     report = verify(tmp_path / "tiny", workers=1)
     assert report.problems.count == report.warnings.count == 0
 

@@ -176,6 +176,19 @@ def test_images_that_are_gone_are_not_needed_to_finish(tmp_path: Path) -> None:
     assert forms.meta(out, "birds")["splits"]["glt/test_cbl"]["samples"] == 4
 
 
+def test_a_list_of_images_that_are_gone_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once its data set is finished, though one of them was no image."""
+    tree, out, rows = folder(tmp_path / "raw", 1), tmp_path / "data", tmp_path / "list.txt"
+    rows.write_text("".join(f"{name} {int(name[:3] == 'bee')}\n" for name in pictures(1)))
+    (tree / "ant" / "0.jpg").write_bytes(b"<html>")
+    whole = built(rows, out, *WORDS, f"images={tree}")
+    for path in tree.rglob("*.jpg"):
+        path.unlink()
+    capsys.readouterr()
+    assert built(rows, out, *WORDS, f"images={tree}") == whole
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_a_file_that_was_no_image_is_repaired(tmp_path: Path) -> None:
     """In its place: it is taken in."""
     tree, out = folder(tmp_path / "raw", 1), tmp_path / "data"

@@ -75,7 +75,8 @@ def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = Fal
     found, order = gathering.found()
     of_images = _of_images(found)
     taken, sizes = without_bad(found, order, request.notices, workers)
-    stamps |= _stamps_of_archives(found, np.setdiff1d(order, taken))
+    stamps |= _stamps_of_archives(found)
+    no_images = _known(found.place(row).path for row in np.setdiff1d(order, taken).tolist())
     found = found.taken(taken)
     said = {
         "sizes": sizes,
@@ -83,6 +84,7 @@ def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = Fal
         "notices": request.notices.added_to({}),
         "made": made,
         "stamps": stamps,
+        "no_images": no_images,
         "of_images": hashlib.sha256(of_images[taken].tobytes()).hexdigest(),
     }
     _keep(folder, replace(found, said={**found.said, **said}))
@@ -175,8 +177,9 @@ def _unchanged(kept: Listed, asked: Samples, each: bool) -> bool:
     """Return whether files, folders and `each` image have the sizes and times of the listing, or images are gone."""
     if not any(path.exists() for source, _ in asked.source for path in expanded(source)):
         return True
-    known: dict[str, Any] = kept.said["stamps"]
-    if not all(stamp is not None and list(stamp) == known[path] for path, stamp in stamps_of(known).items()):
+    known: dict[str, list[int]] = kept.said["stamps"]
+    bad: dict[str, list[int]] = kept.said.get("no_images", {})
+    if _known(known) != known or any(stamp != bad[path] for path, stamp in _known(bad).items()):
         return False
     if not each:
         return True
@@ -201,7 +204,7 @@ def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
         names += [] if os.path.isdir(top) else [top]
         for folder, files in _folders(top):
             names += [folder, *(os.path.join(folder, file) for file in files if folder == top)]
-    return {path: list(stamp) for path, stamp in stamps_of(names).items() if stamp is not None}
+    return _known(names)
 
 
 def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
@@ -216,12 +219,15 @@ def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
             yield folder, files
 
 
-def _stamps_of_archives(found: Listed, bad: np.ndarray) -> dict[str, list[int]]:
-    """Return size and time of the files that hold several images, and of the rows that are no images, int64 [n]."""
+def _stamps_of_archives(found: Listed) -> dict[str, list[int]]:
+    """Return size and time of the files that hold several images."""
     numbers = np.unique(found.file[(found.file >= 0) & (found.size >= 0)]).tolist()
-    files = {str(found.files[number]) for number in numbers}
-    stamps = stamps_of(files | {found.place(row).path for row in bad.tolist()})
-    return {path: list(stamp) for path, stamp in stamps.items() if stamp is not None}
+    return _known(str(found.files[number]) for number in numbers)
+
+
+def _known(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Return size and time of the files of these that are there."""
+    return {path: list(stamp) for path, stamp in stamps_of(set(paths)).items() if stamp is not None}
 
 
 def _digest(found: Listed) -> str:
