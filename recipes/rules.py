@@ -46,7 +46,12 @@ def check(recipe: Recipe) -> None:
 # -------------------------------------------------------------------------------------------------------------- values
 def epoch_of(milestone: float, epochs: int) -> int:
     """Return the epoch that a fraction of the epochs means, or (from 1 on) the epoch itself."""
-    return int(milestone) if milestone >= 1 else int(milestone * epochs + 1e-9)
+    return int(milestone) if milestone >= 1 else epoch_at(milestone, epochs)
+
+
+def epoch_at(fraction: float, epochs: int) -> int:
+    """Return the epoch (0-based) that a fraction of all epochs means; 1 and more lie behind the last."""
+    return int(fraction * epochs + 1e-9)
 
 
 def epochs_of(milestones: Sequence[float], epochs: int) -> list[int]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows
-from ifl.network.heads import deferred
+from recipes.rules import epoch_at
 
 ARGS = {
     "weight": 0.001,  # of the penalty at the start
@@ -40,7 +40,7 @@ NEEDS = {
 class Method(BaseMethod):
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         args = self.task.args
-        period = max(1, deferred(args["grows_every"], self.task.epochs))
+        period = max(1, epoch_at(args["grows_every"], self.task.epochs))
         weight = args["weight"] * args["growth"] ** (max(0, rows.epoch - args["lag"]) // period)
         gradients_BK = scale_gradients(output.logits_BK, rows.labels)
         penalty = by_environment(gradients_BK, rows.streams) if args["by_environment"] else pooled(gradients_BK)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows, Task
-from ifl.network.heads import CosineHead, deferred, drw_weights, ldam_margins, less_margin, mean_weights
+from ifl.network.heads import CosineHead, drw_weights, ldam_margins, less_margin, mean_weights
+from recipes.rules import epoch_at
 
 ARGS = {
     "margin": 0.5,  # the rarest class's, in units of the cosine
@@ -35,7 +36,7 @@ class Method(BaseMethod):
         self.head_scale = task.args["scale"] if task.args["scaled_scores"] else 1.0
         self.margins_K = task.args["scale"] * ldam_margins(task.class_counts, task.args["margin"])
         self.weights_K = drw_weights(task.class_counts, task.args["beta"])
-        self.first_weighted = deferred(task.args["reweight_from"], task.epochs)
+        self.first_weighted = epoch_at(task.args["reweight_from"], task.epochs)
 
     def head(self) -> CosineHead:
         return CosineHead(self.task.feature_dim, len(self.task.class_counts), self.head_scale)

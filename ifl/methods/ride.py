@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from ifl.method import BaseMethod, Output, Rows, Task
-from ifl.network.heads import ExpertHeads, deferred, drw_weights, expert_losses, ldam_margins, less_margin, mean_weights
+from ifl.network.heads import ExpertHeads, drw_weights, expert_losses, ldam_margins, less_margin, mean_weights
+from recipes.rules import epoch_at
 
 FORM = "experts"
 ARGS = {
@@ -39,7 +40,7 @@ class Method(BaseMethod):
         self.weights_K = drw_weights(task.class_counts, task.args["beta"])
         temperatures_K = len(task.prior_K) * task.prior_K * task.args["temperature"] + 1 - task.args["temperature"]
         self.temperatures_K = temperatures_K / temperatures_K.max()
-        self.last_plain = deferred(task.args["reweight_after"], task.epochs)
+        self.last_plain = epoch_at(task.args["reweight_after"], task.epochs)
 
     def head(self) -> ExpertHeads:
         return ExpertHeads(self.task.feature_dim, len(self.task.class_counts), self.task.args["scale"])

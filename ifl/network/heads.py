@@ -88,8 +88,3 @@ def less_margin(logits: torch.Tensor, labels_B: torch.Tensor, margins_K: torch.T
 def mean_weights(weights_K: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Return float [B]: factors that turn the mean of the global batch's losses into one weighted by class."""
     return weights_K[rows.labels] / weights_K[rows.batch_labels].mean()
-
-
-def deferred(fraction: float, epochs: int) -> int:
-    """Return the epoch (0-based) that a fraction of all epochs means; 1 and more lie behind the last."""
-    return int(fraction * epochs + 1e-9)

@@ -25,8 +25,13 @@ HANDED_ON = ("optim.precision", "batch.budget")
 
 
 OF_THE_COMMAND = {
-    **{"recipe": "recipe=NAME", "data": "data=NAME", "data.name": "data=NAME", "train": "train=glt or train=cbl"},
-    **{"seed": "seeds=0,1,2", "seeds": "seeds=0,1,2", "table": "table=NAME"},
+    "recipe": "recipe=NAME",
+    "data": "data=NAME",
+    "data.name": "data=NAME",
+    "train": "train=glt or train=cbl",
+    "seed": "seeds=0,1,2",
+    "seeds": "seeds=0,1,2",
+    "table": "table=NAME",
 }
 """What a command says beside its grid, and how."""
 
