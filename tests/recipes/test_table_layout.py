@@ -114,6 +114,16 @@ def test_what_val_chose_is_said_once(tmp_path: Path) -> None:
     assert made.tried_on("digits_glt") == {"plain": 4, "own": 2, "set": 1, "none": 1}
 
 
+@pytest.mark.parametrize("data", ["digits_glt", "fashion_glt"])
+def test_rows_on_a_small_set_take_as_many_steps(data: str) -> None:
+    """Rows that are compared there see batches of one size, but for what three environments need to share one; BBN
+    has such a batch for each of its two branches. A row with larger batches would take fewer steps than the others.
+    """
+    usual = resolve(["recipe=glt_baseline", f"data={data}"]).batch.size
+    sizes = {name: resolve([f"recipe={name}", f"data={data}"]).batch.size for name in shipped.RECIPES}
+    assert {name: size for name, size in sizes.items() if not usual <= size < 1.04 * usual} == {"glt_bbn": 2 * usual}
+
+
 @pytest.mark.parametrize(
     "tried, sentence",
     [
