@@ -123,7 +123,13 @@ def is_in(folder: Path, job: Job) -> bool:
 
 
 def _leads_to(folder: str) -> frozenset[str]:
-    """Return the folder, or the log folders of the runs that an element of an array makes."""
+    """Return the folder, or the log folders of the runs that an element of an array makes.
+
+    A job without a batch file (salloc, srun, --wrap, sbatch's standard input) has a bare word in its place, which names
+    no folder: ours are handed over by their whole paths.
+    """
+    if not os.path.isabs(folder):
+        return frozenset()
     if os.path.basename(os.path.dirname(os.path.dirname(folder))) != ARRAYS:
         return frozenset([_place(folder)])
     try:

@@ -245,6 +245,15 @@ def test_the_end_of_a_start_takes_it_back(node: Path, run: Path, verdict: requeu
     assert not (node / "done").exists(), "of a run that has no evaluator, nobody is asked"
 
 
+def test_a_job_without_a_batch_file_is_no_evaluators(node: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of salloc and sbatch --wrap, squeue shows a bare word in the file's place: dismissed from within eval/, they
+    stay."""
+    monkeypatch.chdir(run / "eval")
+    (node / "queue").write_text("8|(null)\n9|sleep\n")
+    evaluator.dismiss(run)
+    assert not (node / "done").exists()
+
+
 @pytest.mark.parametrize(
     ("said", "stays"),
     [

@@ -179,6 +179,20 @@ def test_the_runs_job_is_known_by_its_batch_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("word", ["(null)", "sleep", ""])
+def test_a_job_without_a_batch_file_is_no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Of salloc, srun and sbatch --wrap, squeue shows a bare word in the batch file's place; asked from within a run's
+    log folder, such a job is not the run's, and `cancel=` does not end it."""
+    (tmp_path / "log").mkdir()
+    monkeypatch.chdir(tmp_path / "log")
+    jobs = {"9": run_state.Job("RUNNING", 0, "interactive", word)}
+    assert run_state.job_of(tmp_path, [], jobs) is None and run_state.runs_of(jobs["9"]) == 0
+    assert not run_state.is_in(tmp_path / "log", jobs["9"])
+    monkeypatch.setattr(run_state, "queue", lambda: jobs)
+    with pytest.raises(StatusError, match="has no job in SLURM's queue, it is new"):
+        status.cancel(tmp_path)
+
+
 @pytest.mark.parametrize(
     "reason, state",
     [
