@@ -32,6 +32,11 @@ def read_python(value: object, path: Path) -> str:
     return text
 
 
+def own_check_lines() -> list[str]:
+    """Return the shell lines that end a job where the node does not see this command's interpreter."""
+    return [or_lacks(f"[ -x {shlex.quote(sys.executable)} ]", f"does not see {sys.executable}, which starts the job")]
+
+
 def check_lines(python: str) -> list[str]:
     """Return the shell lines that end a job where the site file's interpreter cannot start ranks."""
     test = f"{shlex.quote(python)} -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null"

@@ -11,7 +11,7 @@ from typing import Any
 from recipes.common.addresses import is_remote
 from recipes.schema import Recipe
 from slurm.starting.container import Container
-from slurm.starting.interpreter import OPTIONS, PYTHON, check_lines
+from slurm.starting.interpreter import OPTIONS, PYTHON, check_lines, own_check_lines
 from slurm.starting.lacking_node import OUTSIDE, or_lacks
 
 NODE_ADDRESSES = "GLT_NODE_ADDRESSES"
@@ -53,7 +53,7 @@ def rank_start(own: Mapping[str, Any], code: Path, folders: Sequence[str]) -> Ra
     python, container = own.get("python"), own.get("container")
     if not isinstance(container, Container):
         if python is None:
-            return RankStart()
+            return RankStart(lines=tuple(own_check_lines()))
         words = f"{shlex.quote(python)} {OPTIONS}"
         return RankStart(words, words, (), tuple(check_lines(python)))
     needed = [*folders, str(code)]

@@ -26,7 +26,7 @@ from tests.helpers.paths import PROJECT
 
 NODES = "\n".join(f"r{number} idle (null) (null) 8 8000" for number in range(1, 4))
 SLURM = """case "$(basename "$0") $1" in
-"scontrol show") echo "JobId=7 JobState=RUNNING Restarts=$SLURM_RESTART_COUNT Partition=p NumNodes=1";;
+"scontrol show") echo "JobId=7 JobState=${{STATE-RUNNING}} Restarts=$SLURM_RESTART_COUNT Partition=p NumNodes=1";;
 "sinfo -h") printf '%s\\n' {nodes};;
 srun*) echo started;;
 sacct*) ;;
@@ -132,6 +132,18 @@ def test_what_is_missing_may_be_what_the_jobs_python_needs(node: Node, tmp_path:
         assert "no Python of its node could be started" in remarks("a", events.read(run.folder))[0]
 
 
+def test_a_node_that_does_not_see_the_launchers_python(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the site file names no Python, jobs have this command's, on a disk that a node may have lost."""
+    (run,) = runs(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/none/python")
+        job = batch_job(run, PROJECT)
+    assert node.start(job).returncode == 1 and verdicts(run) == ["requeue"]
+    assert events.read(run.folder)[-2]["error"] == "node r1 does not see /none/python, which starts the job"
+
+
 def test_a_finished_run_stays_finished(node: Node, tmp_path: Path) -> None:
     """SLURM may start its job again on a node that lacks something: no node is blamed, and nothing is put back."""
     (run,) = runs(tmp_path)
@@ -163,5 +175,5 @@ def test_elements_of_an_array_and_packed_runs_go_on_elsewhere(node: Node, tmp_pa
 
 def test_a_good_node_notices_nothing(node: Node, tmp_path: Path) -> None:
     (run,) = runs(tmp_path)
-    assert node.start(batch_job(run, PROJECT, ["[ -d / ]"])).stdout == "started\n"
+    assert node.start(batch_job(run, PROJECT, ["[ -d / ]"]), STATE="CANCELLED").stdout == "started\n"
     assert not [event for event in events.read(run.folder) if event["event"] == "node"]
