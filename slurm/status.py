@@ -106,7 +106,8 @@ def cancel(folder: Path) -> str:
         raise StatusError(
             f"SLURM does not answer (squeue), so nothing was cancelled: {folder.name} may have a job all the same"
         )
-    if cluster := run_state.elsewhere(events):
+    cluster = run_state.elsewhere(events)
+    if cluster:
         raise StatusError(
             f"{folder.name} has its job on cluster {cluster}, and {run_state.not_asked(events)}: the same command "
             "there cancels it"
