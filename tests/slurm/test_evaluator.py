@@ -145,7 +145,9 @@ def test_the_runs_job_submits_it_and_takes_it_back(tmp_path: Path) -> None:
         own = runs[0].folder if kind == "plain" else '"$run"'
         assert "-m slurm.evaluator end" in text.partition("-m slurm.evaluator begin")[0]
         order = [f"-m slurm.evaluator begin {own} & evaluator=$!\n", "\nsrun ", '\nwait "$evaluator"\n']
-        end = f"-m slurm.cluster.packed run {own} $code" if kind == "packed" else f"-m slurm.cluster.requeue {own}"
+        end = (
+            f"-m slurm.cluster.packed run {own} $code" if kind == "packed" else f"-m slurm.cluster.requeue {own} $code"
+        )
         places = [text.index(words) for words in [*order, end]]
         assert places == sorted(places) and all(text.count(words) == 1 for words in [*order, end]), kind
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
