@@ -74,7 +74,8 @@ def dismiss(folder: Path) -> None:
         return
     place = os.path.realpath(str(folder / FOLDER))
     listed = [line.partition("|")[::2] for line in _ask("squeue", "-h", "-a", "--me", "-o", "%i|%o")[1].splitlines()]
-    jobs = [job for job, file in listed if os.path.realpath(os.path.dirname(file)) == place]
+    # One without a batch file (salloc, --wrap) has a bare word there, which would name the current folder.
+    jobs = [job for job, file in listed if os.path.isabs(file) and os.path.realpath(os.path.dirname(file)) == place]
     if jobs:  # where SLURM does not answer, the evaluator looks for its start itself
         _ask("scancel", *jobs)
 

@@ -22,14 +22,15 @@ or more. States:
   blocked     in the queue behind a job that can no longer succeed: it never starts
   waiting     left the queue because its first stage had not finished when its turn came: launch it again
   stopped     saved on a signal                timed out    ended by the time limit
+  preempted   taken away for good (PreemptMode=CANCEL): launch it again
   failed      cancelled                        gave up      failed three times without progress
   superseded  a newer start of the run has replaced this one, and is gone too
   lost        neither SLURM nor this machine knows of a process, and nothing was said
   new         unknown (SLURM does not answer, or is not on this machine)
   unreadable  a file of the run folder is damaged: why=RUN says which value
 
-From files and squeue; no accounting needed. What squeue says of a cancelled or timed-out job is noted in
-log/events.jsonl, once: SLURM forgets it in some minutes.
+From files and squeue; no accounting needed. What squeue says of a cancelled, timed-out or preempted job is
+noted in log/events.jsonl, once: SLURM forgets it in some minutes.
 """
 
 import sys
@@ -45,6 +46,7 @@ if __name__ == "__main__":
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -65,6 +67,8 @@ from slurm.monitoring.run_state import ENDED, job_of, state_of
 from slurm.nodes.remarks import remarks
 
 PROJECT = Path(__file__).resolve().parent.parent
+PAUSE_S = 1.0
+"""At least so long between two looks where SLURM is asked, whose controller has others to answer."""
 PAGE_S = 30.0
 """How often a browser reads a page again that is not written again and again."""
 TWICE: tuple[Literal["twice"]] = ("twice",)
@@ -104,7 +108,10 @@ def cancel(folder: Path) -> str:
         )
     cluster = run_state.elsewhere(events)
     if cluster:
-        raise StatusError(f"{folder.name} has its job on cluster {cluster}: the same command there cancels it")
+        raise StatusError(
+            f"{folder.name} has its job on cluster {cluster}, and {run_state.not_asked(events)}: the same command "
+            "there cancels it"
+        )
     job = job_of(folder, events, jobs)
     if job is None or jobs[job].state in ENDED:
         raise StatusError(
@@ -159,7 +166,7 @@ class Look:
                 print(clear + "\n".join(shown), flush=True)
             if self.every_s is None:
                 return 0
-            time.sleep(self.every_s)
+            time.sleep(max(self.every_s, 0 if shutil.which("squeue") is None else PAUSE_S))
 
     def _write(
         self, file: Path, together: Sequence[progress.Progress], lines: Sequence[Status], about: Sequence[str]

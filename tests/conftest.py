@@ -126,7 +126,7 @@ def not_tested(reasons: list[str]) -> str:
 @pytest.fixture(autouse=True)
 def own_cluster() -> None:
     """Each test asks SLURM itself: another's may have been another one."""
-    run_state.cluster_config.cache_clear()
+    run_state.config_in.cache_clear()
 
 
 @pytest.fixture(scope="module")

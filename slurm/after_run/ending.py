@@ -7,31 +7,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import DataError, one_line
 from slurm.after_run import archive, notices
-from slurm.after_run.settings import AtTheEnd, Notify, hand_over, handed_over
+from slurm.after_run.settings import AtTheEnd, Notify, handed_over
 from slurm.monitoring import commands
 from slurm.monitoring.events import append_event, beside
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIMIT_S, BEFORE_A_REQUEUE_S = 600.0, 30.0
 """The longest that all of it may take; a copy that is not whole by then is made at the next start or launch."""
-
-
-def begin(folders: Sequence[Path], words: Sequence[str], own: Mapping[str, object]) -> None:
-    """Hand over, before the first run of a command is started, what is to be done when they end.
-
-    Args:
-        folders: of all its runs, in one folder.
-        words: the command's.
-        own: the values of the site file's further keys.
-    """
-    hand_over(folders[0].parent, own)
-    commands.note_launch(folders, words)
 
 
 # ------------------------------------------------------------------------------------------------------ from outside

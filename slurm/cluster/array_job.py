@@ -29,6 +29,7 @@ from slurm.monitoring.run_state import ARRAYS, Job, is_in
 from slurm.nodes import site_limits
 from slurm.planning.arrays import Array, numbers_text
 from slurm.starting.interpreter import PYTHON
+from slurm.starting.lacking_node import comes_back
 from slurm.starting.rank_start import folders_of, rank_start
 
 JOB = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
@@ -62,7 +63,7 @@ class ArrayJob(BatchJob):
 
     def setup(self) -> list[str]:
         """Return the lines that find the run, those of every run, and those that find need and pickle."""
-        return [*self.find_run("0"), *self.parameters["setup"], *self.before_ranks()]
+        return [*self.find_run("0"), *self.lacks, *self.parameters["setup"], *self.before_ranks()]
 
     def find_run(self, place: str) -> list[str]:
         """Return the shell lines that find the run of this element at a place, a number or a shell's word."""
@@ -107,6 +108,7 @@ class PackedJob(ArrayJob):
         """Return what is set up once for all, and the beginning of what is done for each run."""
         return [
             f'run={shlex.quote(str(self.folder))}/"$SLURM_ARRAY_TASK_ID"',
+            *self.lacks,
             *self.parameters["setup"],
             "one() (  # the run at place $1",
             *self.find_run('"$1"'),
@@ -154,7 +156,8 @@ def array_job(
         "outside": start.outside,
     }
     if pack == 1:
-        return ArrayJob(parameters=given, **common)
+        lacks = comes_back('slurm.cluster.requeue "$run" lacking', '"$run"', JOB, code, start.outside)
+        return ArrayJob(parameters=given, **common, lacks=lacks)
     slurm = recipe.slurm.with_gpus(pack * (recipe.slurm.gpus or 0))
     given["additional_parameters"] |= slurm.options
     if slurm.gpus_per_node:
@@ -166,7 +169,10 @@ def array_job(
     packed = {**given, "setup": lines, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}
     element, awaited = f'{shlex.quote(str(folder))}/"$SLURM_ARRAY_TASK_ID"', [AWAITED] * recipe.has_evaluator
     packed["teardown"] = _teardown(element, start.outside, awaited)
-    return PackedJob(parameters=packed, **common, tasks=recipe.tasks, gpus=step_gpus(recipe.slurm), guard=guard)
+    lacks = comes_back(f"slurm.cluster.packed lacking {element}", f"{element}/[0-9]*", JOB, code, start.outside)
+    return PackedJob(
+        parameters=packed, **common, tasks=recipe.tasks, gpus=step_gpus(recipe.slurm), guard=guard, lacks=lacks
+    )
 
 
 def _teardown(element: str, python: str, awaited: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from slurm import environment
 from slurm.code_snapshot import copied_folders
 from slurm.monitoring.run_state import Job, is_in, main_id, queue
 from slurm.starting.interpreter import PYTHON
+from slurm.starting.lacking_node import ENDS, or_lacks
 
 ID_S = 30.0
 """How long SLURM is asked for the id of a job that it took."""
@@ -42,6 +43,7 @@ class BatchJob:
         options: those of sbatch that are decided, beside the parameters.
         python: shell words that start a rank's Python.
         last: shell lines just before the ranks start.
+        lacks: the shell function that is called where the node lacks what the job needs.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class BatchJob:
     options: tuple[str, ...] = ()
     python: str = PYTHON
     last: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ENDS
 
     @property
     def name(self) -> str:
@@ -99,6 +102,7 @@ class BatchJob:
         """Return the lines before it: the last ones give the pickle the name by which submitit looks for it."""
         job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if self.is_array else "${SLURM_JOB_ID}"
         return [
+            *self.lacks,
             *self.parameters["setup"],
             f"log={shlex.quote(str(self.folder))}",
             link_line(job, self._pickle("${SLURM_ARRAY_TASK_ID}")),
@@ -174,21 +178,23 @@ def require_sbatch() -> None:
 def setup_lines(
     modules: Sequence[str], lines: Sequence[str], code: Path, folders: Sequence[Path] | None = None
 ) -> list[str]:
-    """Return what the batch script does before its ranks start: a module or line that fails ends the job.
+    """Return what the batch script does before its ranks start; where a module or line fails, the node lacks it.
 
     The suite's copy comes last, so that it is first on the path whatever modules and the site put there; and so that a
     job has the folders of GLT_PATH that were copied (or `folders`), and no others.
     """
     own = ":".join(map(str, copied_folders(code) if folders is None else folders))
     return [
-        *(f"module load {name} || exit 1" for name in modules),
-        *(part for line in lines for part in (line, _refusal(line))),
+        *(or_lacks(f"module load {name}", f"fails at `module load {name}`") for name in modules),
+        *(part for number, line in enumerate(lines, 1) for part in (line, _refusal(number, line))),
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"export {search_path.VARIABLE}={shlex.quote(own) if own else ''}",
     ]
 
 
-def _refusal(line: str) -> str:
-    """Return the line after one of the site's: on its own, for that one may end with a comment."""
-    words = shlex.quote(f"a setup line of the site file failed, so the job ends: {line}")
-    return f"[ $? = 0 ] || {{ echo {words} >&2; exit 1; }}"
+def _refusal(number: int, line: str) -> str:
+    """Return the line after one of the site's: on its own, for that one may end with a comment.
+
+    The log alone shows the line, which may hold a secret.
+    """
+    return or_lacks("[ $? = 0 ]", f"fails at setup line {number} of the site file", line)

@@ -61,7 +61,7 @@ class CheckJob:
 
     Attributes:
         folder: where the result goes, in the shared folder.
-        disk: a folder on the node's own disk.
+        disk: a folder on the node's own disk; empty: where the node keeps temporary files.
         gpus: how many of a node were asked for.
     """
 
@@ -107,7 +107,8 @@ class CheckJob:
         sees = torch.cuda.is_available() and not blind
         device = torch.device("cuda", local_rank() % torch.cuda.device_count()) if sees else torch.device("cpu")
         comm = join(LOOK_S)
-        look = NodeLook(Path(self.folder), Path(self.disk), running(), NodeLimits.of_environment())
+        disk = Path(self.disk or tempfile.gettempdir())  # the node's, as in a run
+        look = NodeLook(Path(self.folder), disk, running(), NodeLimits.of_environment())
         seen = look.own(device, name_of(device), is_first_on_node() or "GLT_NODE" in os.environ)
         seen.faults[:0] = blind
         reports = look.reports(comm, seen, device, torch.device("cpu"))
@@ -137,7 +138,7 @@ class NodeCheck:
     def job(self) -> CheckJob:
         """What each rank calls."""
         gpus = (self.recipe.slurm.gpus or 0) if self.recipe.cluster == "slurm" else 0
-        return CheckJob(str(self.folder), self.recipe.data.cache_folder or tempfile.gettempdir(), gpus)
+        return CheckJob(str(self.folder), self.recipe.data.cache_folder or "", gpus)
 
     def run(self) -> int:
         """Do what the command asks for; returns the exit code: 0 if all nodes are as they should be.

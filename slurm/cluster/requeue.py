@@ -1,20 +1,25 @@
 """What the batch script does when its ranks have ended: the one authority that puts a job back into the queue.
 
 `python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end;
-a run that saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed
-`PATIENCE` times in a row without a new checkpoint, `BLIND` times for want of a device, or the run folder cannot be
-written. Nodes that were found unfit are left out of the next start (slurm/nodes/exclusion.py). A cancelled job stays
-cancelled, and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM
-requeues by itself and kills the batch script first; then there is nothing to decide.)
+a run that saved and stopped on a signal goes back into the queue, unless `STOPS` starts in a row were stopped before
+anything could be saved; so does one that failed, unless it has failed `PATIENCE` times in a row without a new
+checkpoint, `BLIND` times for want of a device, or the run folder cannot be written. Nodes that were found unfit are
+left out of the next start (slurm/nodes/exclusion.py). A cancelled job stays cancelled, and a start that a newer one has
+replaced leaves the queue alone. (With a preemption without grace SLURM requeues by itself and kills the batch script
+first; then there is nothing to decide.)
+
+`python -m slurm.cluster.requeue RUN_FOLDER lacking LACK` runs instead where the node lacks what the batch script needs
+before the ranks start (slurm/starting/lacking_node.py): the node is unfit then, and the same is decided.
 """
 
 import os
+import platform
 import re
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ifl.supervision.node_events import DEVICE
 from ifl.supervision.node_limits import NodeLimits
@@ -34,6 +39,12 @@ if TYPE_CHECKING:
 PATIENCE = 3
 BLIND = 2
 """So many starts in a row that found no usable device on a node end a run: then it is hardly the node."""
+STOPS = 20
+"""So many starts in a row that were stopped before anything could be saved end a run: hardly by chance."""
+TOO_LONG = (
+    f"its last {STOPS} starts were stopped before anything could be saved: a start takes longer than the time limit "
+    "(slurm.time) or the preemptions leave it"
+)
 ANSWER_S = 600
 """How long SLURM's controller is asked again where it does not answer: a cut cable, a restart."""
 AWAY = "contact|connect|timed out|no answer|temporar|unexpected message"
@@ -52,31 +63,49 @@ def decide(folder: Path, cancelled: bool) -> "Verdict":
     starts = [e for e in events if e["event"] == "start"]
     if any(e["incarnation"] == mine for e in starts) and starts[-1]["incarnation"] != mine:
         return "superseded"
-    if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
-        return "requeue"
-    fruitless, blind = _fruitless(folder, events, mine)
-    return "give up" if len(fruitless) >= PATIENCE or len(blind) >= BLIND else "requeue"
+    tries = _fruitless(folder, events, mine)
+    if _is_stopped(events, mine):
+        return "give up" if len(tries.stopped) >= STOPS else "requeue"
+    return "give up" if len(tries.failed) >= PATIENCE or len(tries.blind) >= BLIND else "requeue"
 
 
-def _fruitless(folder: Path, events: "Sequence[Mapping[str, Any]]", mine: str) -> "tuple[set[str], set[str]]":
-    """Return the starts since the last progress that ended by themselves, and those that found no usable device.
+def _is_stopped(events: "Sequence[Mapping[str, Any]]", mine: str) -> bool:
+    return any(event["event"] == "stopped" and event["incarnation"] == mine for event in events)
 
-    This one, `mine`, is among the first. A start may end before it noted that it began; one that SLURM threw out did
-    not fail.
+
+class Fruitless(NamedTuple):
+    """The starts since the last progress.
+
+    Attributes:
+        failed: those that ended by themselves; a start may end before it noted that it began.
+        blind: those that found no usable device.
+        stopped: those that a signal ended. What SLURM threw out without one is nowhere.
     """
-    fruitless = {mine}
+
+    failed: "set[str]"
+    blind: "set[str]"
+    stopped: "set[str]"
+
+
+def _fruitless(folder: Path, events: "Sequence[Mapping[str, Any]]", mine: str) -> Fruitless:
+    """Return the starts since the last progress; this one, `mine`, failed if it was not stopped."""
+    ended = {mine}
     blind: "set[str]" = set()
+    stopped: "set[str]" = set()
     for event in reversed(events):
         if event["event"] == "submitted":
             break  # the user's wish to try again
         if event["event"] == "start" and event["step"] < newest_step(folder):
-            fruitless.discard(event["incarnation"])  # it made progress
+            ended.discard(event["incarnation"])  # it made progress
+            stopped.discard(event["incarnation"])
             break
         if event["event"] == "verdict":
-            fruitless.add(event["incarnation"])
+            ended.add(event["incarnation"])
+        if event["event"] == "stopped":
+            stopped.add(event["incarnation"])
         if event["event"] == "node" and event["fault"] == DEVICE:
             blind.add(event["incarnation"])
-    return fruitless, blind
+    return Fruitless(ended - stopped, blind, stopped)
 
 
 def _ask(*words: str) -> "tuple[int, str, str]":
@@ -119,8 +148,15 @@ def _follow(folder: Path, verdict: "Verdict") -> None:
     follow(folder, word, over=verdict != "requeue")
 
 
-def judge(folder: Path, code: int, job: str, **values: bool) -> "tuple[Verdict, bool]":
-    """Decide about the run and note it, with `values`; returns the verdict, and whether it is on disk."""
+def judge(folder: Path, code: "int | None", job: str, **values: bool) -> "tuple[Verdict, bool]":
+    """Decide about the run and note it, with `values`; returns the verdict, and whether it is on disk.
+
+    Args:
+        folder: the run folder.
+        code: srun's exit code; None where no rank was started.
+        job: the job's id.
+        values: what the event says besides.
+    """
     known = _job(job)
     state = known.get("JobState", "UNKNOWN")
     verdict = decide(folder, cancelled=_is_cancelled(known))
@@ -130,18 +166,19 @@ def judge(folder: Path, code: int, job: str, **values: bool) -> "tuple[Verdict, 
     without = left_out(folder, known, verdict)
     if without.refused:
         verdict = "give up"
-    said = {"excluded": without.nodes, "reason": without.refused}
+    too_long = TOO_LONG if verdict == "give up" and _is_stopped(read(folder), incarnation()) else ""
+    said = {"code": code, "excluded": without.nodes, "reason": without.refused or too_long}
     noted = append_event(
         folder,
         "verdict",
         verdict=verdict,
-        code=code,
         state=state,
-        ends=_ends(folder, job),
+        ends=[] if code is None else _ends(folder, job),
         **values,
-        **{key: value for key, value in said.items() if value},
+        **{key: value for key, value in said.items() if value not in (None, (), "")},
     )
-    print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
+    began = "no rank was started" if code is None else f"srun ended with {code}"
+    print(f"{began}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict == "requeue" and not noted:  # nor could its starts be counted, and it would come back for ever
         print(
             f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True
@@ -154,14 +191,11 @@ def after(folder: Path, verdict: "Verdict", noted: bool) -> None:
 
     One that a newer start has begun stays; and of a run that was only stopped nobody is told.
     """
-    mine = incarnation()
     if verdict != "superseded":
         dismiss(folder)
     if verdict == "requeue" and not noted:
         _follow(folder, "give up")
-    elif verdict != "superseded" and not (
-        verdict == "requeue" and any(e["event"] == "stopped" and e["incarnation"] == mine for e in read(folder))
-    ):
+    elif verdict != "superseded" and not (verdict == "requeue" and _is_stopped(read(folder), incarnation())):
         _follow(folder, verdict)
 
 
@@ -197,11 +231,11 @@ def put_back(job: str, folders: "Sequence[Path]") -> None:
         _leave_out(job, wanted)
 
 
-def main(folder: Path, code: int) -> int:
-    """Carry the decision out; returns the batch script's exit code."""
+def main(folder: Path, code: "int | None") -> int:
+    """Carry the decision out; returns the batch script's exit code. For `code` see `judge`."""
     job = environment.job_id()
     if job is None:
-        return code  # no job, so no queue to go back to
+        return code or 0  # no job, so no queue to go back to
     verdict, noted = judge(folder, code, job)
     if verdict not in ("requeue", "superseded"):
         note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
@@ -209,6 +243,32 @@ def main(folder: Path, code: int) -> int:
     if verdict == "requeue" and noted:
         put_back(job, [folder])
     return 0 if verdict == "finished" else code or 1
+
+
+def lacking(folder: Path, lack: str) -> int:
+    """Decide about a start that this node cannot make; returns 0, for it is done, and no other Python is to do it."""
+    leave_when_put_back()
+    if not (folder / "done").exists():
+        note_lack(folder, lack)
+    main(folder, None)
+    return 0
+
+
+def leave_when_put_back() -> None:
+    """End with 0 where SLURM ends the batch script, which waits for it once the job is put back."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def note_lack(folder: Path, lack: str) -> None:
+    """Note that this node lacks what a start needs: it is left out of the next one.
+
+    Args:
+        folder: the run folder.
+        lack: the end of a sentence that begins with the node.
+    """
+    node = os.environ.get("SLURMD_NODENAME") or platform.node()
+    append_event(folder, "node", node=node, fault="setup", text=lack)
+    append_event(folder, "failed", rank=0, error=f"node {node} {lack}")
 
 
 def left_out(folder: Path, known: "Mapping[str, str]", verdict: "Verdict") -> Exclusion:
@@ -228,4 +288,5 @@ def _leave_out(job: str, nodes: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    run, said = Path(sys.argv[1]), sys.argv[2]
+    sys.exit(lacking(run, sys.argv[3]) if said == "lacking" else main(run, int(said)))

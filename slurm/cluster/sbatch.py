@@ -13,6 +13,7 @@ from slurm.cluster.batch_job import BatchJob, setup_lines
 from slurm.job import TrainJob
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
+from slurm.starting.lacking_node import comes_back
 from slurm.starting.rank_start import RankStart, folders_of, rank_start
 
 AWAITED = 'wait "$evaluator"'
@@ -121,7 +122,7 @@ def batch_job(
     own: Mapping[str, Any] | None = None,
 ) -> BatchJob:
     """Return a run's job; `own`: the site file's further keys; for the other arguments see `parameters`."""
-    recipe, folder = run.recipe, run.folder
+    recipe, folder, own_folder = run.recipe, run.folder, shlex.quote(str(run.folder))
     start = rank_start(own or {}, code, folders_of(recipe))
     return BatchJob(
         folder / "log",
@@ -130,6 +131,7 @@ def batch_job(
         gpu_options(recipe.slurm),
         start.rank,
         begins_evaluator(recipe, folder, start),
+        comes_back(f"slurm.cluster.requeue {own_folder} lacking", own_folder, "$SLURM_JOB_ID", code, start.outside),
     )
 
 
@@ -150,7 +152,7 @@ class EvaluatorJob(BatchJob):
     """The evaluator of a run as a job; its folder is `eval/`, and nothing of it is pickled."""
 
     def setup(self) -> list[str]:
-        return list(self.parameters["setup"])
+        return [*self.lacks, *self.parameters["setup"]]
 
     def command(self) -> str:
         """Return srun's whole line: what it starts writes where the batch script does."""

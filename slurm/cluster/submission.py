@@ -50,6 +50,7 @@ def submit_all(
         RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on),
             or a need cannot be met.
     """
+    from slurm.after_run.settings import hand_over
     from slurm.cluster.batch_job import require_sbatch
 
     lacking = [run for run in runs if run.again or not is_finished(run.folder)]
@@ -58,19 +59,23 @@ def submit_all(
     if lacking:
         require_sbatch()
     with alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
-        _submit(_plan(runs, at_once, pack, site), runs, site)
+        plan = _plan(runs, at_once, pack, site)
+        if lacking:  # those that wait in the queue read it, too, whether or not anything is submitted
+            hand_over(runs[0].folder.parent, site.own)
+        _submit(plan, runs, site)
 
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Let no two commands submit into one folder at a time, or tidy it: they would not see new jobs yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with locked(folder / LAUNCHING):
+    said = f"another command submits into {folder} or tidies it: waiting for it"
+    with locked(folder / LAUNCHING, busy=lambda: print(said, file=sys.stderr, flush=True)):
         yield
 
 
 def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
-    from slurm.after_run.ending import begin
+    from slurm.monitoring.commands import note_launch
     from slurm.run_folder import set_aside
 
     settled = {run.folder: plan.settled[run.folder] for run in runs if run.folder in plan.settled}
@@ -86,7 +91,7 @@ def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     if plan.arrays:
         # Those that there is no room for, too: the command that goes on with them takes what is finished for made.
         set_aside([step.run.recipe for step in plan.steps if step.run.again])
-        begin([run.folder for run in runs], runs[0].command, site.own)
+        note_launch([run.folder for run in runs], runs[0].command)
     jobs = dict(plan.jobs)
     for array in plan.arrays:
         before = awaited([jobs[other] for other in array.after], plan.live or frozenset())

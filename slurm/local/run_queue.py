@@ -12,11 +12,13 @@ from subprocess import Popen
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
 from slurm.after_run import ending
+from slurm.after_run.settings import hand_over
 from slurm.environment import clean
 from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun, goes_on
 from slurm.local.progress import Begin, View
 from slurm.local.stop_signals import StopSignals
+from slurm.monitoring.commands import note_launch
 from slurm.monitoring.events import read
 from slurm.monitoring.failure import is_stuck
 from slurm.monitoring.run_state import is_finished, nothing_to_do
@@ -68,7 +70,8 @@ def run_all(
         set_aside([step.run.recipe for step in steps if step.run.again])
         folders = [run.folder for run in runs]
         folders[0].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ending.begin(folders, runs[0].command, own)
+        hand_over(folders[0].parent, own)
+        note_launch(folders, runs[0].command)
         todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes, begin)
         todo.work()
         code = todo.code

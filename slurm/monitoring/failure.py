@@ -9,7 +9,7 @@ from typing import Any
 
 from slurm.monitoring import run_state
 from slurm.monitoring.events import since_launch
-from slurm.monitoring.run_state import meta_of, metric_lines, state_of
+from slurm.monitoring.run_state import FORGOTTEN, meta_of, metric_lines, state_of
 
 FOLLOWS = (
     r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting"
@@ -41,7 +41,7 @@ def why(folder: Path) -> str:
     )
     if not events or newest is None or events[-1]["incarnation"] != newest["incarnation"]:
         state = state_of(folder, noted, run_state.queue())
-        if not events or state in ("gave up", "timed out", "cancelled", "blocked", "waiting", "failed", "lost"):
+        if not events or state in (*FORGOTTEN, "gave up", "blocked", "waiting", "failed", "lost"):
             return _without_words(folder, noted, state)
     events = [event for event in events if event["incarnation"] == events[-1]["incarnation"]]
     failures = [event for event in events if event["event"] == "failed"]
@@ -67,7 +67,7 @@ def why(folder: Path) -> str:
         lost = f"rank {', '.join(map(str, silent))} was silent; " if silent else ""
         sentence = f"{lost}rank {failures[0]['rank']} after step {step}: {failures[0]['error']}"
     else:
-        rank, sentence = 0, f"after step {step}, says srun: {ends[0]}"
+        rank, sentence = 0, _reason(events) or f"after step {step}, says srun: {ends[0]}"
     job = events[0]["incarnation"].split(".")[0]
     log = folder / "log" / (f"rank-{rank}.log" if job == "local" else f"{job}_{rank}_log.err")
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
@@ -75,10 +75,19 @@ def why(folder: Path) -> str:
 
 
 def last_error(events: Sequence[dict[str, Any]]) -> str:
-    """Return the sentence of the newest start's failure: the first that follows from no other, or srun's; else none."""
+    """Return the sentence of the newest start's failure, or nothing.
+
+    It is the first that follows from no other, or else any, or why the run was given up, or srun's.
+    """
     errors = [event["error"] for event in _of_newest(events) if event["event"] == "failed"]
     ends = [str(end) for event in _of_newest(events) for end in event.get("ends") or ()]
-    return next((error for error in errors if not _follows(error)), next(iter([*errors, *ends]), ""))
+    own = [error for error in errors if not _follows(error)]
+    return next(filter(None, [*own, *errors, _reason(_of_newest(events)), *ends]), "")
+
+
+def _reason(events: Sequence[dict[str, Any]]) -> str:
+    """Return why the last verdict among these was to give up, where it says so."""
+    return next((str(event["reason"]) for event in reversed(events) if event.get("reason")), "")
 
 
 def is_stuck(events: Sequence[dict[str, Any]]) -> bool:
@@ -106,6 +115,7 @@ def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -
         said.append(
             f"the last verdict is `{verdict['verdict']}`"
             + (f" after srun ended with {verdict['code']}" if "code" in verdict else "")
+            + (f": {verdict['reason']}" if verdict.get("reason") else "")
         )
     logs = sorted(folder.glob("log/*_0_log.err"), key=lambda path: path.stat().st_mtime)
     tail = [f"{logs[-1]}:", *logs[-1].read_text(errors="replace").splitlines()[-20:]] if logs else []

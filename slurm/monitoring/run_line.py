@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from slurm.monitoring.events import LAUNCHER, append_event, last_launch, read
-from slurm.monitoring.run_state import LIVE, Job, is_over, job_of, meta_of, metric_lines, recipe_of, state_of
+from slurm.monitoring.run_state import (
+    FORGOTTEN,
+    LIVE,
+    Job,
+    is_over,
+    job_of,
+    meta_of,
+    metric_lines,
+    recipe_of,
+    state_of,
+)
 from slurm.monitoring.waits import waits
 
 COLOURS = {
     "finished": 32,
     "running": 36,
     "queued": 33,
-    **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "waiting", "timed out", "unreadable"), 31),
+    **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "waiting", "unreadable"), 31),
+    **dict.fromkeys(("timed out", "preempted"), 31),
 }
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 """What reading a file meets in which something is missing or is of another kind."""
@@ -77,7 +88,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
         left = whole * (1 - step / (of_epoch * epochs)) if whole is not None else None
     vals = [line["accuracy"]["overall"] for line in lines if line["kind"] == "eval" and line["split"] == "val"]
     state = state_of(folder, events, jobs)
-    if state in ("cancelled", "timed out") and not is_over(events):
+    if state in FORGOTTEN and not is_over(events):
         append_event(folder, "verdict", incarnation=LAUNCHER, verdict=state)  # SLURM forgets it in some minutes
     starts = sum(event["event"] == "start" for event in events)
     logs = [*(folder / "log").glob("rank-0.log"), *(folder / "log").glob("*_0_log.out")]

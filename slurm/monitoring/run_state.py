@@ -37,6 +37,8 @@ ENDED = (
 )
 HELD = r"HOLD|Hold|[Hh]eld|SPECIAL_EXIT"
 """SLURM's states and reasons of a job that waits to be released; not `QOSUsageThreshold`."""
+FORGOTTEN = ("cancelled", "timed out", "preempted")
+"""Ends that SLURM alone tells, for some minutes; a look at the run notes them."""
 STUCK_AFTER_S = 600.0
 ANSWER_S = 20.0
 
@@ -123,7 +125,13 @@ def is_in(folder: Path, job: Job) -> bool:
 
 
 def _leads_to(folder: str) -> frozenset[str]:
-    """Return the folder, or the log folders of the runs that an element of an array makes."""
+    """Return the folder, or the log folders of the runs that an element of an array makes.
+
+    A job without a batch file (salloc, srun, --wrap, sbatch's standard input) has a bare word in its place, which names
+    no folder: ours are handed over by their whole paths.
+    """
+    if not os.path.isabs(folder):
+        return frozenset()
     if os.path.basename(os.path.dirname(os.path.dirname(folder))) != ARRAYS:
         return frozenset([_place(folder)])
     try:
@@ -243,9 +251,14 @@ def nothing_to_do(settled: Mapping[Path, str]) -> Iterator[str]:
         yield f"{who} {verb} {said}"
 
 
-@functools.cache
 def cluster_config() -> str:
-    """Return SLURM's own settings, a line each; empty where it does not tell."""
+    """Return SLURM's own settings, a line each; empty where it does not tell, which holds for a minute at most."""
+    return config_in(int(time.monotonic() // 60))
+
+
+@functools.lru_cache(maxsize=1)  # a table's runs ask for it again and again, and a silent SLURM takes its time
+def config_in(minute: int) -> str:
+    """Return what `cluster_config` does, asked once in a minute."""
     return environment.answer(("scontrol", "show", "config"), ANSWER_S)[1]
 
 
@@ -256,14 +269,16 @@ def cluster_name() -> str:
 
 
 def elsewhere(events: Sequence[Mapping[str, Any]]) -> str:
-    """Return the cluster that the run's last job was submitted on, where another one is asked here; "" else."""
+    """Return the cluster that the run's last job was submitted on, where this may be another one; "" else."""
     cluster = str(last_launch(events).get("cluster", ""))
-    return cluster if cluster and not is_over(events) and cluster_name() not in ("", cluster) else ""
+    return cluster if cluster and not is_over(events) and cluster_name() != cluster else ""
 
 
 def not_asked(events: Sequence[Mapping[str, Any]]) -> str:
     """Say which queue could not be asked for a run that is `unknown`."""
     cluster = elsewhere(events)
+    if cluster and not cluster_name():
+        return f"SLURM does not tell whether this is cluster {cluster} (scontrol show config)"
     return f"the queue of cluster {cluster} is not asked from here" if cluster else "SLURM does not answer (squeue)"
 
 
@@ -294,7 +309,8 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     if known.state in ("CANCELLED", "TIMEOUT"):
         return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
     if known.state in ENDED:
-        return "failed" if said in ("start", "submitted", "requeue", "stopped") else said
+        taken = "preempted" if known.state == "PREEMPTED" else "failed"  # 24.05 says so of others' ends, too
+        return taken if said in ("start", "submitted", "requeue", "stopped") else said
     return _of_a_live_job(folder, events, known, said)
 
 
@@ -318,7 +334,7 @@ def _of_the_run(events: Sequence[Any]) -> list[Any]:
 def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether the last word is one after which the job does not come back."""
     events = _of_the_run(events)
-    final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
+    final = ("finished", "give up", *FORGOTTEN, "requeue refused")
     return bool(events) and (events[-1].get("verdict") in final or events[-1]["event"] == "waiting")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slurm.monitoring.events import since_launch
-from slurm.monitoring.run_state import elsewhere
+from slurm.monitoring.run_state import elsewhere, not_asked
 from slurm.nodes.exclusion import FORGET_S, bad_nodes, reason_of
 
 
@@ -17,7 +17,7 @@ def remarks(name: str, events: Sequence[dict[str, Any]]) -> list[str]:
     if any(event["event"] == "finished" for event in told):
         return []
     if cluster := elsewhere(events):
-        return [f"{name}: its job is on cluster {cluster}, whose queue is not asked from here"]
+        return [f"{name}: its job is on cluster {cluster}, and {not_asked(events)}"]
     verdict = next((event for event in reversed(told) if event["event"] == "verdict"), None)
     if verdict and verdict["verdict"] == "give up" and verdict.get("reason"):
         return [f"{name} gave up: {verdict['reason']}"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
+from slurm.starting.lacking_node import or_lacks
 
 PYXIS = "pyxis"
 KEYS = {
@@ -89,11 +90,7 @@ class Container:
             needed.append((f"command -v {self.engine} >/dev/null", f"has no {self.engine}"))
         if self.image.startswith("/"):
             needed.append((f"[ -e {image} ]", f"does not see the image {self.image}"))
-        end = "of the site file needs it, so the job ends"
-        return [
-            f'{test} || {{ echo "$(uname -n)" {shlex.quote(f"{lack}: `container` {end}")} >&2; exit 1; }}'
-            for test, lack in needed
-        ]
+        return [or_lacks(test, f"{lack}: `container` of the site file needs it") for test, lack in needed]
 
 
 def read_container(value: object, path: Path) -> Container:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from recipes.common.errors import RecipeError
+from slurm.starting.lacking_node import or_lacks
 
 OPTIONS = "-P"
 """It keeps the folder of the command, which may hold other code, off the module path."""
@@ -31,8 +32,12 @@ def read_python(value: object, path: Path) -> str:
     return text
 
 
+def own_check_lines() -> list[str]:
+    """Return the shell lines that end a job where the node does not see this command's interpreter."""
+    return [or_lacks(f"[ -x {shlex.quote(sys.executable)} ]", f"does not see {sys.executable}, which starts the job")]
+
+
 def check_lines(python: str) -> list[str]:
     """Return the shell lines that end a job where the site file's interpreter cannot start ranks."""
-    said = f"python={python} of the site file is not on this node, or is older than Python 3.11, so the job ends"
     test = f"{shlex.quote(python)} -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null"
-    return [f"{test} || {{ echo {shlex.quote(said)} >&2; exit 1; }}"]
+    return [or_lacks(test, f"has no python={python} of the site file, or one older than Python 3.11")]

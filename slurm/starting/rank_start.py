@@ -11,11 +11,9 @@ from typing import Any
 from recipes.common.addresses import is_remote
 from recipes.schema import Recipe
 from slurm.starting.container import Container
-from slurm.starting.interpreter import OPTIONS, PYTHON, check_lines
+from slurm.starting.interpreter import OPTIONS, PYTHON, check_lines, own_check_lines
+from slurm.starting.lacking_node import OUTSIDE, or_lacks
 
-OUTSIDE = "python3 -E -s"
-"""A node's own Python around a container, 3.6 or later, with the standard library alone: neither what modules put on
-the path nor what the user has installed reaches it."""
 NODE_ADDRESSES = "GLT_NODE_ADDRESSES"
 """Environment variable: the job's nodes as NAME=ADDRESS, as SLURM knows them, for ranks in containers without SLURM."""
 _TOLD = (
@@ -55,7 +53,7 @@ def rank_start(own: Mapping[str, Any], code: Path, folders: Sequence[str]) -> Ra
     python, container = own.get("python"), own.get("container")
     if not isinstance(container, Container):
         if python is None:
-            return RankStart()
+            return RankStart(lines=tuple(own_check_lines()))
         words = f"{shlex.quote(python)} {OPTIONS}"
         return RankStart(words, words, (), tuple(check_lines(python)))
     needed = [*folders, str(code)]
@@ -64,7 +62,7 @@ def rank_start(own: Mapping[str, Any], code: Path, folders: Sequence[str]) -> Ra
     lines = [
         *container.check_lines(),
         f'export {NODE_ADDRESSES}="$({_TOLD})"',
-        f"cd {shlex.quote(str(code))} || exit 1",
+        or_lacks(f"cd {shlex.quote(str(code))}", "does not see the copy of the code"),
     ]
     rank = shlex.join([*container.words(needed), *inside])
     return RankStart(rank, OUTSIDE, tuple(container.srun_arguments(needed)), tuple(lines))

@@ -445,7 +445,7 @@ def test_limits_are_those_of_the_request(
     found = limits.limits(resolve(["data=digits_glt", *words]).slurm)
     assert (found.array_size, min((limit.jobs for limit in found.of_jobs), default=None)) == (7, jobs)
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    run_state.cluster_config.cache_clear()
+    run_state.config_in.cache_clear()
     assert limits.limits(resolve(["data=digits_glt"]).slurm) == limits.Limits()
 
 

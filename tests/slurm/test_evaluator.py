@@ -145,7 +145,9 @@ def test_the_runs_job_submits_it_and_takes_it_back(tmp_path: Path) -> None:
         own = runs[0].folder if kind == "plain" else '"$run"'
         assert "-m slurm.evaluator end" in text.partition("-m slurm.evaluator begin")[0]
         order = [f"-m slurm.evaluator begin {own} & evaluator=$!\n", "\nsrun ", '\nwait "$evaluator"\n']
-        end = f"-m slurm.cluster.packed run {own} $code" if kind == "packed" else f"-m slurm.cluster.requeue {own}"
+        end = (
+            f"-m slurm.cluster.packed run {own} $code" if kind == "packed" else f"-m slurm.cluster.requeue {own} $code"
+        )
         places = [text.index(words) for words in [*order, end]]
         assert places == sorted(places) and all(text.count(words) == 1 for words in [*order, end]), kind
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
@@ -243,6 +245,15 @@ def test_the_end_of_a_start_takes_it_back(node: Path, run: Path, verdict: requeu
     (node / "done").unlink(missing_ok=True)
     requeue.after(run, verdict, True)
     assert not (node / "done").exists(), "of a run that has no evaluator, nobody is asked"
+
+
+def test_a_job_without_a_batch_file_is_no_evaluators(node: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of salloc and sbatch --wrap, squeue shows a bare word in the file's place: dismissed from within eval/, they
+    stay."""
+    monkeypatch.chdir(run / "eval")
+    (node / "queue").write_text("8|(null)\n9|sleep\n")
+    evaluator.dismiss(run)
+    assert not (node / "done").exists()
 
 
 @pytest.mark.parametrize(

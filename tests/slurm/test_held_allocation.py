@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from dataclasses import replace
@@ -114,7 +115,7 @@ def test_the_step_has_modules_setup_and_container_as_a_job(tmp_path: Path, monke
     site = Site(setup=("export A='x y'",), own={"container": Container("apptainer", "/a.sif")})
     text, words = script(tmp_path, site, HELD, "slurm.modules=[gcc]")
     lines = text.splitlines()
-    order = ["module load gcc || exit 1", "export A='x y'", f"export GLT_PATH={own}"]
+    order = ["module load gcc || node_lacks 'fails at `module load gcc`'", "export A='x y'", f"export GLT_PATH={own}"]
     assert [lines.index(line) for line in order] == sorted(lines.index(line) for line in order)
     inside = words[words.index("apptainer") :]
     bound = [bind.partition(":")[0] for bind in inside if f"{bind.partition(':')[0]}:" * 2 == f"{bind}:"]
@@ -124,4 +125,5 @@ def test_the_step_has_modules_setup_and_container_as_a_job(tmp_path: Path, monke
     assert f"PYTHONPATH={PROJECT}" in inside and inside[-2:] == ["launch.py", "a 'b' $(c)"]
     failing = script(tmp_path, Site(setup=("false",)), HELD)[0]
     ran = subprocess.run(["bash", "-c", failing], capture_output=True, text=True)
-    assert (ran.returncode, ran.stderr) == (1, "a setup line of the site file failed, so the job ends: false\n")
+    said = f"{os.uname().nodename} fails at setup line 1 of the site file, so the job ends: false\n"
+    assert (ran.returncode, ran.stderr) == (1, said)

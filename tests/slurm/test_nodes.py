@@ -384,6 +384,33 @@ def test_dry_shows_the_looks_job_and_touches_nothing(
 SOUND = NodeReport("a", [0], "cpu", Rates(3.0, 3.0, True), None, 0.0, 1.0, {}, []).plain()
 
 
+def test_the_disk_is_the_nodes_and_not_the_launchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no folder is named, a rank of the look takes its own temporary folder, as a run's does."""
+    from ifl.supervision import node_look
+
+    def job(*words: str) -> node_check.CheckJob:
+        command = node_check.parse_command(["check=nodes", f"runs={tmp_path}", *words], node_check.Site())
+        assert isinstance(command, node_check.NodeCheck)
+        return command.job
+
+    asked: list[Path] = []
+
+    class Asked(Exception): ...
+
+    def note(folder: Path, disk: Path, *_: object) -> None:
+        asked.append(disk)
+        raise Asked
+
+    monkeypatch.setattr(node_look, "NodeLook", note)
+    monkeypatch.setattr("ifl.distributed.comm.join", lambda _: None)
+    looks = [job(), job(f"data.cache_folder={tmp_path}/cache")]
+    monkeypatch.setattr(node_check.tempfile, "gettempdir", lambda: "/the/node's")
+    for look in looks:
+        with pytest.raises(Asked):
+            look._look()
+    assert asked == [Path("/the/node's"), tmp_path / "cache"]
+
+
 def test_showing_a_look_removes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`check=FOLDER` prints the table that lies in a folder, and leaves all that lies there, whatever it says."""
     write_json(tmp_path / "nodes.json", {"nodes": [SOUND]})

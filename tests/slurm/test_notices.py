@@ -25,7 +25,7 @@ from recipes.resolve import resolve
 from slurm import site_file
 from slurm.after_run import ending, notices, settings
 from slurm.after_run.settings import Archive, Notify, archive_of, hand_over, handed_over, notify_of
-from slurm.cluster import needs, requeue
+from slurm.cluster import needs, requeue, submission
 from slurm.cluster.sbatch import batch_job, parameters
 from slurm.local.run_queue import run_all
 from slurm.monitoring import commands, events, run_state
@@ -197,6 +197,38 @@ def test_jobs_find_it_in_a_file_that_only_its_user_reads(tmp_path: Path) -> None
 
 
 # ----------------------------------------------------------------------------------------------------------- a notice
+def test_a_launch_that_submits_nothing_reaches_the_jobs_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the runs are in the queue already, `notify:` that the site file says since then holds for them."""
+    run = Run(resolve(["data=digits_glt", f"runs={tmp_path / 'runs'}"]))
+    run.folder.mkdir(parents=True)
+    stub(tmp_path, "sbatch", "exit 1")
+    stub(tmp_path, "squeue", f"echo '7|PENDING|N/A|None|x|{run.folder}/log/x.sh'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    own = {"notify": Notify(command=("tell",))}
+    submission.submit_all([run], None, site_file.Site(own=own), lambda _: None)
+    assert "is queued: nothing to do" in capsys.readouterr().out
+    assert handed_over(run.folder.parent) == settings.AtTheEnd(own["notify"])
+
+
+def test_a_command_that_waits_for_another_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Launches, tidying and a look at nodes hold one lock in a folder of runs; whoever waits for it says for whom."""
+
+    def second() -> None:
+        with submission.alone(tmp_path):
+            pass
+
+    said, deadline = "", time.monotonic() + 30
+    with submission.alone(tmp_path):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not said and time.monotonic() < deadline:
+            said = capsys.readouterr().err
+    waiting.join()
+    assert said == f"another command submits into {tmp_path} or tidies it: waiting for it\n"
+
+
 def test_an_address_gets_the_line(tmp_path: Path) -> None:
     """The notice says which run ended how, and in words that a chat service shows."""
     run = run_in(tmp_path)

@@ -78,8 +78,10 @@ def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> Non
     path = written(tmp_path, yaml.safe_dump({"partition": "gpu", "modules": ["gcc/12.2", "cuda/12.4"], "setup": lines}))
     output = dry(path)
     text = batch_part(output)
-    body = text[text.index("# setup") : text.index("srun")].splitlines()
-    assert body[1:3] == ["module load gcc/12.2 || exit 1", "module load cuda/12.4 || exit 1"]
+    body = text[text.index("\n}\n") + 1 : text.index("srun")].splitlines()  # behind the function that checks call
+    assert body[1:3] == [
+        f"module load {name} || node_lacks 'fails at `module load {name}`'" for name in ("gcc/12.2", "cuda/12.4")
+    ]
     assert [body[3], body[5]] == lines and body[7].startswith("export PYTHONPATH=")
     assert flags(text)["partition"] == "gpu"
     assert "NCCL" not in output[: output.index("#!/bin/bash")] and "cuda/12.4" in output[: output.index("#!/bin/bash")]
@@ -165,7 +167,7 @@ def test_a_setup_line_that_fails_ends_the_job(tmp_path: Path, line: str, goes_on
     ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert (ran.stdout == "went on\n") == goes_on
     assert goes_on or (
-        ran.returncode == 1 and f"a setup line of the site file failed, so the job ends: {line}" in ran.stderr
+        ran.returncode == 1 and f"fails at setup line 2 of the site file, so the job ends: {line}\n" in ran.stderr
     )
 
 
@@ -388,7 +390,7 @@ def test_setup_lines_are_no_parameter_of_the_recipe(tmp_path: Path) -> None:
     recipe = resolve(DRY)
     with_line, without = (batch_file(recipe, tmp_path, tmp_path, lines).splitlines() for lines in (["date"], []))
     own = with_line.index("date")
-    assert "setup line of the site file failed" in with_line[own + 1]
+    assert "fails at setup line 1 of the site file" in with_line[own + 1]
     assert with_line[:own] + with_line[own + 2 :] == without
 
 

@@ -45,7 +45,7 @@ def test_verdicts(
     done: bool,
     verdict: str,
 ) -> None:
-    """A stop by a signal is requeued always, a failure unless three starts in a row found the same checkpoint, a
+    """A stop by a signal is requeued, a failure unless three starts in a row found the same checkpoint, a
     cancelled or finished job never."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     for number, step in enumerate(steps):
@@ -81,7 +81,10 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([SUBMITTED], {"7": "REQUEUE_HOLD"}, False, "held"),
         ([SUBMITTED], {"7": "SPECIAL_EXIT"}, False, "held"),
         ([SUBMITTED, START], {"7": "SUSPENDED"}, False, "suspended"),
-        ([SUBMITTED, START], {"7": "PREEMPTED"}, False, "failed"),
+        ([SUBMITTED, START], {"7": "PREEMPTED"}, False, "preempted"),
+        ([SUBMITTED, START, STOPPED, _verdict("requeue")], {"7": "PREEMPTED"}, False, "preempted"),
+        ([SUBMITTED, START, _verdict("give up")], {"7": "PREEMPTED"}, False, "gave up"),
+        ([SUBMITTED, START], {"7": "PREEMPTED"}, True, "finished"),
         ([SUBMITTED, START, _verdict("give up")], None, False, "gave up"),
         ([SUBMITTED, START, _verdict("timed out")], {}, False, "timed out"),
         ([SUBMITTED, START], {"7": "RUNNING"}, False, "running"),
@@ -179,6 +182,20 @@ def test_the_runs_job_is_known_by_its_batch_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("word", ["(null)", "sleep", ""])
+def test_a_job_without_a_batch_file_is_no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Of salloc, srun and sbatch --wrap, squeue shows a bare word in the batch file's place; asked from within a run's
+    log folder, such a job is not the run's, and `cancel=` does not end it."""
+    (tmp_path / "log").mkdir()
+    monkeypatch.chdir(tmp_path / "log")
+    jobs = {"9": run_state.Job("RUNNING", 0, "interactive", word)}
+    assert run_state.job_of(tmp_path, [], jobs) is None and run_state.runs_of(jobs["9"]) == 0
+    assert not run_state.is_in(tmp_path / "log", jobs["9"])
+    monkeypatch.setattr(run_state, "queue", lambda: jobs)
+    with pytest.raises(StatusError, match="has no job in SLURM's queue, it is new"):
+        status.cancel(tmp_path)
+
+
 @pytest.mark.parametrize(
     "reason, state",
     [
@@ -219,9 +236,11 @@ def test_without_squeue_nothing_is_known(tmp_path: Path, monkeypatch: pytest.Mon
     assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == "unknown"
 
 
-@pytest.mark.parametrize("word, state", [("CANCELLED", "cancelled"), ("TIMEOUT", "timed out")])
+@pytest.mark.parametrize(
+    "word, state", [("CANCELLED", "cancelled"), ("TIMEOUT", "timed out"), ("PREEMPTED", "preempted")]
+)
 def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) -> None:
-    """A cancelled or timed-out job is still told as such when SLURM has forgotten it; it is noted once."""
+    """A cancelled, timed-out or preempted job is still told as such when SLURM has forgotten it; it is noted once."""
     events.append_event(tmp_path, "submitted", job="7")
     events.append_event(tmp_path, "stopped")
     for jobs in ({"7": run_state.Job(word, 0, tmp_path.name)}, {"7": run_state.Job(word, 0, tmp_path.name)}, {}):
@@ -589,6 +608,45 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
     assert events.read(tmp_path)[-1]["verdict"] == "requeue"
 
 
+def test_starts_that_were_stopped_are_no_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that a signal ends in its boot has saved nothing and has not failed: one error after two of them is the
+    first of three."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    for number, end in enumerate(["stopped", "stopped", "failed", "stopped", "failed", "failed"]):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        events.append_event(tmp_path, "start")
+        events.append_event(tmp_path, end, rank=0, error="E: x")
+        verdict = requeue.decide(tmp_path, cancelled=False)
+        events.append_event(tmp_path, "verdict", verdict=verdict)
+        assert verdict == ("give up" if number == 5 else "requeue")
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_start_that_takes_longer_than_the_time_limit_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: bool
+) -> None:
+    """A run that is stopped again and again before anything is saved would come back for ever: it is given up with the
+    reason. One that saves in each start is put back as often as it is stopped."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setattr(requeue, "_ask", lambda *_: (0, "JobState=RUNNING", ""))
+    verdicts = []
+    for number in range(requeue.STOPS + 1):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        events.append_event(tmp_path, "start")
+        if saves:
+            (tmp_path / "ckpt" / f"step-{number:09d}").mkdir(parents=True)
+            (tmp_path / "ckpt" / f"step-{number:09d}" / "MANIFEST.json").write_text("{}")
+        events.append_event(tmp_path, "stopped")
+        verdicts.append(requeue.judge(tmp_path, 99, "5")[0])
+        if verdicts[-1] == "give up":
+            break
+    noted = events.read(tmp_path)
+    assert verdicts[: requeue.STOPS - 1] == ["requeue"] * (requeue.STOPS - 1)
+    assert verdicts[requeue.STOPS - 1 :] == (["requeue"] * 2 if saves else ["give up"])
+    told = requeue.TOO_LONG if not saves else ""
+    assert failure.last_error(noted) == told and remarks("a", noted) == ([f"a gave up: {told}"] if told else [])
+
+
 def test_starts_that_end_before_they_begin_are_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -732,13 +790,36 @@ def test_a_run_of_another_cluster_is_not_submitted_again(beta: None, tmp_path: P
         events.append_event(folder, "submitted", incarnation=events.LAUNCHER, job="7", needs=[], cluster=cluster)
         events.append_event(folder, "start", incarnation="7.0")
         assert run_state.state_of(folder, events.read(folder), run_state.queue()) == state
-    assert remarks("it", events.read(folder)) == ["it: its job is on cluster alpha, whose queue is not asked from here"]
+    assert remarks("it", events.read(folder)) == [
+        "it: its job is on cluster alpha, and the queue of cluster alpha is not asked from here"
+    ]
     with pytest.raises(
         RecipeError, match="the queue of cluster alpha is not asked from here, so nothing was submitted"
     ):
         submission.preview([Run(recipe)], None, Site())
-    with pytest.raises(StatusError, match="has its job on cluster alpha: the same command there cancels it"):
+    with pytest.raises(StatusError, match=r"has its job on cluster alpha, .*: the same command there cancels it"):
         status.cancel(folder)
     events.append_event(folder, "verdict", incarnation="7.0", verdict="give up")
     assert run_state.state_of(folder, events.read(folder), run_state.queue()) == "gave up"
     assert submission.preview([Run(recipe)], None, Site())[1], "then it may go on here"
+
+
+def test_where_slurm_does_not_tell_its_name_no_cluster_counts_as_this_one(
+    beta: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the controller is busy, squeue may answer and scontrol not: a run of beta is `unknown` on beta, too, and
+    not submitted a second time, until SLURM tells; a view that goes on asks again."""
+    run = Run(resolve(["data=digits_glt", "recipe=glt_baseline", f"runs={tmp_path / 'runs'}"]))
+    run.folder.mkdir(parents=True)
+    events.append_event(run.folder, "submitted", incarnation=events.LAUNCHER, job="7", needs=[], cluster="beta")
+    events.append_event(run.folder, "start", incarnation="7.0")
+    noted, clock = events.read(run.folder), 600.0
+    monkeypatch.setattr(run_state.time, "monotonic", lambda: clock)
+    stub(tmp_path / "bin", "scontrol", "exit 1")
+    assert run_state.state_of(run.folder, noted, run_state.queue()) == "unknown"
+    said = "SLURM does not tell whether this is cluster beta \\(scontrol show config\\), so nothing was submitted"
+    with pytest.raises(RecipeError, match=said):
+        submission.preview([run], None, Site())
+    stub(tmp_path / "bin", "scontrol", "echo 'ClusterName             = beta'")
+    clock += 61
+    assert run_state.state_of(run.folder, noted, run_state.queue()) == "lost"

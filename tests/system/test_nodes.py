@@ -12,7 +12,9 @@ import pytest
 
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
+from slurm.cluster.sbatch import batch_job
 from slurm.monitoring import events
+from slurm.planning.schedule import Run
 from tests.helpers import cluster as clusters
 from tests.helpers.jobs import launched, wait
 from tests.helpers.paths import FAULTS
@@ -132,6 +134,25 @@ def test_a_node_that_answers_wrong_is_left_out_and_the_run_finishes(
     ).stdout
     assert f"{alone.name} gave up: node r1 gets 1 of 262144 numbers wrong" in shown
     assert "partition low has no other node that is up" in shown
+
+
+def test_a_node_that_lacks_what_the_script_needs_is_left_out(
+    cluster: clusters.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setup line fails on the first node, before a rank starts: the job comes back, on another node."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    words = ["data=digits_glt", f"runs={tmp_path}", "slurm.partition=low", "slurm.cpus_per_task=1"]
+    run = Run(resolve(words))
+    (run.folder / "log").mkdir(parents=True)
+    finishes = f'echo "$SLURMD_NODENAME" > {run.folder}/done'  # a rank would take its time
+    job = batch_job(run, PROJECT, ['[ "$SLURMD_NODENAME" != r1 ]', finishes]).submit()
+    wait((run.folder / "done").exists, 150, "the start on another node", cluster, run.folder)
+    assert (run.folder / "done").read_text() in ("r2\n", "r3\n")
+    shown = cluster.run("scontrol", "show", "job", "-o", str(job)).stdout
+    assert "ExcNodeList=r1 " in shown and "Restarts=1 " in shown
+    kinds = [(event["event"], event.get("verdict"), event.get("excluded")) for event in events.read(run.folder)]
+    assert kinds == [("node", None, None), ("failed", None, None), ("verdict", "requeue", ["r1"])]
 
 
 def test_a_slow_node_is_named_and_left_out_at_the_next_start(

@@ -1,0 +1,61 @@
+"""What a batch script does where its node lacks what a start needs: a shell function that each of its checks calls.
+
+`node_lacks 'has no apptainer' MORE` says so in the log, MORE with it, and ends the job. A run's job then starts on
+another node, or is given up, as slurm/cluster/requeue.py decides.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+FUNCTION = "node_lacks"
+_SAID = 'echo "$(uname -n) $1, so the job ends${2:+: $2}" >&2'
+ENDS = (f"{FUNCTION}() {{ {_SAID}; exit 1; }}",)
+"""The function of a job that nobody puts back."""
+OUTSIDE = "python3 -E -s"
+"""A node's own Python, 3.6 or later, with the standard library alone: neither what modules put on the path nor what
+the user has installed reaches it."""
+UNDECIDED = "no Python of its node could be started that decides what becomes of the job, see its log"
+
+
+def or_lacks(test: str, lack: str, more: str = "") -> str:
+    """Return the shell line that ends the job where a test fails.
+
+    Args:
+        test: shell words.
+        lack: what the node lacks, the end of a sentence that begins with the node; it is noted and told.
+        more: what stands in the log alone.
+    """
+    return f"{test} || {FUNCTION} {shlex.quote(lack)}" + (f" {shlex.quote(more)}" if more else "")
+
+
+def comes_back(words: str, runs: str, job: str, code: Path, outside: str) -> tuple[str, ...]:
+    """Return the function of a run's job, or of runs that share one.
+
+    What is missing may be just what the job's own Python needs, so the node's is asked next. Where no Python decides,
+    the runs are given up.
+
+    Args:
+        words: the module that decides and its arguments, before what the node lacks.
+        runs: the run folders, as a shell's words.
+        job: the job's id, as a shell's words.
+        code: the copy of the suite.
+        outside: shell words that start the job's own Python.
+    """
+    at = shlex.quote(str(code))
+    asked = " || ".join(f'{python} -m {words} "$1"' for python in dict.fromkeys((outside, OUTSIDE)))
+    event = {"verdict": "give up", "reason": UNDECIDED}
+    line = f'{{"event": "verdict", "incarnation": "%s", "time": %s, "step": -1, {json.dumps(event)[1:]}\\n'
+    values = f'"{job}.${{SLURM_RESTART_COUNT:-0}}" "$(date +%s)" >> "$run/log/events.jsonl"'
+    return (
+        f"{FUNCTION}() {{  # the job goes on elsewhere, or is given up",
+        f"  {_SAID}",
+        "  trap : TERM  # SLURM sends it once the job is put back",
+        f"  export PYTHONPATH={at}",
+        f"  cd {at} && {{ {asked}; }} ||",
+        f'    for run in {runs}; do [ -e "$run/done" ] || printf {shlex.quote(line)} {values}; done',
+        "  exit 1",
+        "}",
+    )
