@@ -1,9 +1,9 @@
 """WebDataset shards: tars in which the files of a sample share their name up to the first dot of its last part.
 
-The source is a folder of tars, or of folders of them, one tar, or a pattern such as `birds-{000..009}.tar`. A sample
-has an image and its label: the file KEY.cls, a whole number or a name, or the field of KEY.json that
-`columns=label:FIELD` names. Further fields are named in the same way; `columns=path:EXTENSION` says which file is the
-image where a sample has several. Images stay where they are in the tars.
+The source is a folder of tars, or of folders train, val and test of them, one tar, or a pattern such as
+`birds-{000..009}.tar`. A sample has an image and its label: the file KEY.cls, a whole number or a name, or the field of
+KEY.json that `columns=label:FIELD` names. Further fields are named in the same way; `columns=path:EXTENSION` says which
+file is the image where a sample has several. Images stay where they are in the tars.
 
 Where names of shards or of their folders tell splits apart (`birds-train-000.tar` and `birds-val-000.tar`), an image
 has its shard's split, unless source= or a column says one. Writers count the keys of each split from 0: where two
@@ -104,7 +104,9 @@ def rows(asked: Asked) -> Iterator[Row]:
     shards = []
     for path, split in asked.paths:
         if not (found := _shards(path, split)):
-            raise DataError(f"{path}: holds no .tar files, nor do its folders; WebDataset shards are looked for")
+            raise DataError(
+                f"{path}: holds no .tar files, nor a folder train, val or test with some, as WebDataset shards are"
+            )
         if _tells_apart(shard.named for shard in found):
             for shard in found:
                 split_of(split, shard.named, shard.path)
@@ -124,13 +126,18 @@ def _shards(path: Path, split: str) -> list[_Shard]:
         if missing := next((tar for tar in tars if not tar.is_file()), None):
             raise DataError(f"{missing} does not exist; every shard of {path.name} is needed")
     elif not (tars := _tars(path)):
-        folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+        if not any(_tars(folder) for folder in path.iterdir() if folder.name.lower() in SPLIT_WORDS):
+            return []
+        folders = sorted(folder for folder in path.iterdir() if not folder.name.startswith("."))
         named = ((tar, SPLIT_WORDS.get(folder.name.lower(), "")) for folder in folders for tar in _tars(folder))
         return [_Shard(tar, root, split, name) for tar, name in named]
     return [_Shard(tar, root, split, split_of_name(_NUMBER.sub("", tar.stem))) for tar in tars]
 
 
 def _tars(folder: Path) -> list[Path]:
+    """Return the tars of a folder, in the order of their names; none where it is no folder."""
+    if not folder.is_dir():
+        return []
     return sorted(file for file in folder.iterdir() if file.suffix == ".tar" and not file.name.startswith("."))
 
 

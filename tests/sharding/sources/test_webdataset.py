@@ -183,5 +183,5 @@ def test_a_bad_sample_is_named(tmp_path: Path, members: Members, columns: dict[s
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     """format=webdataset of a folder that has no tars."""
-    with pytest.raises(DataError, match=r"holds no .tar files, nor do its folders"):
+    with pytest.raises(DataError, match=r"holds no .tar files, nor a folder train, val or test with some"):
         read(tmp_path)
