@@ -301,12 +301,18 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
 
 
 def _check_source(request: Request) -> None:
-    """Refuse a source in the folder that the build writes, where it could take the source's files for its own."""
+    """Refuse a source in the folder that the build writes, where it could take the source's files for its own.
+
+    The folder that a list's paths start from must be there at the first start, and may be gone later.
+    """
     own = Path(os.path.realpath(request.out / request.name))
     for path in (*filter(None, [request.source]), *(path for path, _ in request.samples.source)):
         real = Path(os.path.realpath(path))
         if real.is_relative_to(own) and not real.is_relative_to(own / ".work"):  # where a program's samples are
             raise DataError(f"source={path} lies in {own}, which the build writes; one outside of it would be legal")
+    images = request.samples.images
+    if images and not images.is_dir() and not own.exists():
+        raise DataError(f"images={images} is not legal; a folder that exists is")
 
 
 def _check_stage(request: Request, stages: Mapping[str, bool], words: Mapping[str, str]) -> None:

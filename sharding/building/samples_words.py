@@ -201,17 +201,11 @@ def _head(text: str) -> str:
     return text
 
 
-def _images(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise ValueError("a folder that exists is")
-    return Path(text)
-
-
 READ: Mapping[str, Callable[[str], Any]] = {
     "source": _source,
     "format": str,
     "columns": _columns,
-    "images": _images,
+    "images": Path,
     "classes": _one_of("top", "leaf"),
     "long_tail": _tail,
     "head": _head,

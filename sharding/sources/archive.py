@@ -17,7 +17,7 @@ from recipes.common.errors import DataError
 from sharding.building.listing import FOLDERS, File, each_in_tar, shown
 from sharding.building.raw_files import Place
 from sharding.images.any_image import is_image
-from sharding.sources.rows import Asked, Row
+from sharding.sources.rows import Asked, Row, split_of
 from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, why_no_image
 from sharding.sources.shared.unpacked import DAMAGE, OPEN, compression, head_of, unpacked
 from sharding.sources.shared.zip_listing import MAGIC, Member, Zip
@@ -90,7 +90,7 @@ def rows(asked: Asked) -> Iterator[Row]:
                 asked.notices.leave_out(why, shown(name))
                 continue
             place = opened.place(member) if isinstance(member, Member) else _stretch(archive, member)
-            yield Row(f"{where}/{posixpath.basename(name)}", place, label, split=split or said)
+            yield Row(f"{where}/{posixpath.basename(name)}", place, label, split=split_of(split, said, place))
 
 
 def _each(archive: Path, kind: str) -> Iterator[_Held]:

@@ -16,7 +16,7 @@ from sharding.building.listing import FOLDERS, Listing, list_folder, shown
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Place
 from sharding.images.any_image import is_image
-from sharding.sources.rows import Asked, Row
+from sharding.sources.rows import Asked, Row, split_of
 from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, why_no_image
 
 SAYS = "a folder of class folders"
@@ -62,7 +62,7 @@ def rows(asked: Asked) -> Iterator[Row]:
                 asked.notices.leave_out(reason, shown(f"{folder}/{file.name}" if folder else file.name))
             else:
                 place = Place(os.path.join(source, folder, file.name), root=str(source))
-                yield Row(f"{name}/{file.name}", place, label, split=split or said)
+                yield Row(f"{name}/{file.name}", place, label, split=split_of(split, said, place))
 
 
 def _walk(source: Path, notices: Notices) -> Iterator[tuple[str, Listing]]:

@@ -25,7 +25,7 @@ from recipes.common.errors import DataError, one_line
 from recipes.common.files import file_digest, sync_folder, whole_file
 from recipes.common.json_text import NotJson, parse_json
 from sharding.building.raw_files import Pixels, Place
-from sharding.sources.rows import Asked, Row
+from sharding.sources.rows import Asked, Row, split_of
 
 SAYS = "a folder written by keep_samples"
 LIST, IMAGES, NEW = "samples.jsonl", "images.bin", ".new"
@@ -209,5 +209,5 @@ def _row(entry: dict[str, Any], folder: Path, split: str) -> Row:
     else:
         stretch = str(folder / IMAGES), entry["offset"], entry["size"], name, str(folder)
         place = Pixels(*stretch, shape=tuple(entry["shape"])) if "shape" in entry else Place(*stretch)
-    fields = {field: entry.get(field, "") for field in ("attribute", "split", "source")}
-    return Row(name, place, entry["label"], **fields | ({"split": split} if split else {}))
+    attribute, said, source = (entry.get(field, "") for field in ("attribute", "split", "source"))
+    return Row(name, place, entry["label"], attribute, split_of(split, said, f"{folder / LIST}: sample {name}"), source)

@@ -42,7 +42,7 @@ def rows(asked: Asked) -> Iterator[Row]:
     highest = _Highest()
     for path, split in asked.paths:
         images = Images(asked.images or path.parent)
-        first, named = "", split or split_of_name(path)
+        first, named = "", split or split_of_name(path.stem)
         for number, raw in text_lines(path):
             at, line = f"{path}, line {number}", raw.rstrip()
             separator = _separator(line)

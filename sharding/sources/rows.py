@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from recipes.common.cli import nearest
+from recipes.common.errors import DataError
+from sharding.building.listing import shown
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Place
 
@@ -31,7 +34,7 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-"""What folders, lists and tables call the splits, in any case."""
+"""What sources call the splits, in any case."""
 
 WORDS = ("columns", "images", "classes")
 """Fields of `Asked` that only some formats read; the others refuse them."""
@@ -80,3 +83,26 @@ class Asked:
     columns: Mapping[str, str] = field(default_factory=dict)
     classes: Literal["top", "leaf"] = "top"
     notices: Notices = field(default_factory=Notices)
+
+
+def split_of(asked: str, said: str, where: object) -> str:
+    """Return an image's split, one of `SPLITS` or empty, where the command, the source or both may say it.
+
+    Args:
+        asked: what goes with its path in `source=`; empty where nothing does.
+        said: what the source says of it, one of `SPLIT_WORDS` in any case; empty where it says nothing.
+        where: names the image, for the beginning of a sentence.
+
+    Raises:
+        DataError: the source says another split than the command, or none that there is.
+    """
+    if said and (split := SPLIT_WORDS.get(said.lower())) != asked:
+        if split is None:
+            raise DataError(f"{where}: split {shown(said)} is none; {nearest(said, SPLIT_WORDS)}, or nothing")
+        if asked:
+            raise DataError(
+                f"{where}: the source says split {shown(said)}, and source={asked}:... says {asked}; one of the two, "
+                "or both the same, would be legal"
+            )
+        return split
+    return asked

@@ -1,7 +1,8 @@
 """Tables with a row an image: CSV, Parquet and JSON lines, read row by row or, of Parquet, batch by batch.
 
 Columns are found by their usual names (path, label, attribute, split, source and some others) or by those asked for. A
-table whose name ends in _train, _val or _test and that has no column for the split has that one.
+table whose name ends in _train, _val or _test gives that split to images of which neither source= nor a column says
+one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, Protocol
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
-from sharding.sources.rows import SPLIT_WORDS, Asked, Row
+from sharding.images.any_image import is_image
+from sharding.sources.rows import Asked, Row, split_of
 from sharding.sources.shared.list_paths import (
     COLUMNS,
     Images,
@@ -34,6 +36,7 @@ _CSV = {".csv", ".tsv"}
 _JSON_LINES = {".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 PYARROW = "pyarrow==26.0.1"
+_NO_HEADER = "a file of `path,label` without a first line of names is read by format=lists"
 _BATCH = 8192
 """Rows of a Parquet file that are in memory at a time."""
 
@@ -58,7 +61,7 @@ def rows(asked: Asked) -> Iterator[Row]:
         images = Images(asked.images or path.parent)
         table = _opened(path)
         columns = _columns(table.columns, asked, path)
-        usual = split or split_of_name(path)
+        usual = split_of_name(path.stem)
         for line, values in table.rows(list(columns.values())):
             at = f"{path}, line {line}"
             said = {
@@ -72,7 +75,7 @@ def rows(asked: Asked) -> Iterator[Row]:
                 place,
                 label_of(said["label"]),
                 said.get("attribute", ""),
-                _split(said.get("split", ""), at) or usual,
+                split_of(split, said.get("split", ""), at) or usual,
                 said.get("source", ""),
                 line,
                 str(path),
@@ -95,6 +98,8 @@ def _columns(there: Sequence[str], asked: Asked, path: Path) -> dict[str, str]:
                     f"{shown(nearest(asked.columns[field], there))}"
                 )
             found[field] = asked.columns[field]
+            if field == "path" and is_image(found[field]):  # the first image would be lost
+                raise DataError(f"{path}: column {shown(found[field])} is called like an image: {_NO_HEADER}")
             continue
         fitting = [column for name in names for column in there if column.strip().lower() == name]
         if len(fitting) > 1:
@@ -104,17 +109,19 @@ def _columns(there: Sequence[str], asked: Asked, path: Path) -> dict[str, str]:
         if not fitting and field in ("path", "label"):
             raise DataError(
                 f"{path}: its first row names no column {', '.join(names[:-1])} or {names[-1]}, and columns={field}:"
-                f"NAME none; {shown(nearest(field, there))}"
+                f"NAME none; {shown(nearest(field, there))}{_instead(there)}"
             )
         if fitting:
             found[field] = fitting[0]
     return found
 
 
-def _split(text: str, at: str) -> str:
-    if text and text.lower() not in SPLIT_WORDS:
-        raise DataError(f"{at}: split {shown(text)} is none; {nearest(text, SPLIT_WORDS)}, or nothing")
-    return SPLIT_WORDS[text.lower()] if text else ""
+def _instead(there: Sequence[str]) -> str:
+    """Return what else a table without the usual columns may be, for the end of a sentence."""
+    if "annotations" in there:
+        return "; of a file of annotations, as COCO's, a table with a row an image, of path and label, is needed"
+    has_usual = {column.strip().lower() for column in there} & {name for names in COLUMNS.values() for name in names}
+    return "" if has_usual else f"; {_NO_HEADER}"
 
 
 def _text(value: Any, column: str, at: str) -> str:

@@ -1,9 +1,13 @@
 """WebDataset shards: tars in which the files of a sample share their name up to the first dot of its last part.
 
-The source is a folder of tars, one tar, or a pattern such as `birds-{000..009}.tar`. A sample has an image and its
-label: the file KEY.cls, a whole number or a name, or the field of KEY.json that `columns=label:FIELD` names. Further
-fields are named in the same way; `columns=path:EXTENSION` says which file is the image where a sample has several.
-Images stay where they are in the tars.
+The source is a folder of tars, or of folders train, val and test of them, one tar, or a pattern such as
+`birds-{000..009}.tar`. A sample has an image and its label: the file KEY.cls, a whole number or a name, or the field of
+KEY.json that `columns=label:FIELD` names. Further fields are named in the same way; `columns=path:EXTENSION` says which
+file is the image where a sample has several. Images stay where they are in the tars.
+
+Where names of shards or of their folders tell splits apart (`birds-train-000.tar` and `birds-val-000.tar`), an image
+has its shard's split, unless source= or a column says one. Writers count the keys of each split from 0: where two
+splits have an image of one name, all names begin with the split's.
 """
 
 from __future__ import annotations
@@ -11,26 +15,33 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError, one_line
 from recipes.common.files import pread
 from recipes.common.json_text import NotJson, parse_json
+from sharding.building.keys import digest64
 from sharding.building.listing import File, list_tar, shown
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Place
 from sharding.images.any_image import is_image
-from sharding.sources.rows import Asked, Row
+from sharding.sources.rows import SPLIT_WORDS, Asked, Row, split_of
+from sharding.sources.shared.list_paths import split_of_name
 
 SAYS = "WebDataset shards: tars with KEY.jpg and KEY.cls or KEY.json"
 TAKES = ("columns",)
 NO_SAMPLES = "files of shards that belong to no sample"
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NUMBER = re.compile(r"[-_. ]?\d+([-_]of[-_]\d+)?$")
+"""What the name of a shard ends in."""
 _META = re.compile(r"__.*__")
 """Names that webdataset passes over."""
 _MOST_SHARDS = 100_000
@@ -41,6 +52,19 @@ _FIELDS = ("label", "attribute", "split", "source")
 
 _Files = dict[str, File]
 """What one sample has: extension -> file."""
+
+
+class _Shard(NamedTuple):
+    """A tar, the source that it is of, and the splits that source= and its name, or its folder's, give it."""
+
+    path: Path
+    root: str
+    asked: str
+    named: str
+
+    @property
+    def split(self) -> str:
+        return self.asked or self.named
 
 
 def expanded(pattern: Path) -> list[Path]:
@@ -65,8 +89,8 @@ def expanded(pattern: Path) -> list[Path]:
 def recognises(path: Path) -> bool:
     """Return whether the first tar begins with samples that have an image and a label."""
     try:
-        first = next(iter(_shards(path)), None)
-        return first is not None and _has_samples(first)
+        first = next(iter(_shards(path, "")), None)
+        return first is not None and _has_samples(first.path)
     except (DataError, OSError):
         return False
 
@@ -77,22 +101,60 @@ def rows(asked: Asked) -> Iterator[Row]:
     Raises:
         DataError: a shard is missing or damaged, or a sample lacks its image or label; one sentence with tar and key.
     """
+    shards = []
     for path, split in asked.paths:
-        shards = _shards(path)
-        if not shards:
-            raise DataError(f"{path}: holds no .tar files; WebDataset shards are looked for")
-        for shard in shards:
-            root = path if path.exists() else path.parent
-            yield from _rows(shard, str(root), split, asked)
+        if not (found := _shards(path, split)):
+            raise DataError(
+                f"{path}: holds no .tar files, nor a folder train, val or test with some, as WebDataset shards are"
+            )
+        if _tells_apart(shard.named for shard in found):
+            for shard in found:
+                split_of(split, shard.named, shard.path)
+        shards += found
+    if not _tells_apart(shard.split for shard in shards):
+        shards = [shard._replace(named="") for shard in shards]
+    is_twice = _is_twice(shards, asked)
+    for shard in shards:
+        yield from _rows(shard, f"{shard.split}/" if is_twice and shard.split else "", asked)
 
 
-def _shards(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix == ".tar" and not file.name.startswith("."))
-    shards = [path] if path.exists() else expanded(path)
-    if missing := next((shard for shard in shards if not shard.is_file()), None):
-        raise DataError(f"{missing} does not exist; every shard of {path.name} is needed")
-    return shards
+def _shards(path: Path, split: str) -> list[_Shard]:
+    """Return the shards of a path of source=, which goes with a split or with none."""
+    root = str(path if path.exists() else path.parent)
+    if not path.is_dir():
+        tars = [path] if path.exists() else expanded(path)
+        if missing := next((tar for tar in tars if not tar.is_file()), None):
+            raise DataError(f"{missing} does not exist; every shard of {path.name} is needed")
+    elif not (tars := _tars(path)):
+        if not any(_tars(folder) for folder in path.iterdir() if folder.name.lower() in SPLIT_WORDS):
+            return []
+        folders = sorted(folder for folder in path.iterdir() if not folder.name.startswith("."))
+        named = ((tar, SPLIT_WORDS.get(folder.name.lower(), "")) for folder in folders for tar in _tars(folder))
+        return [_Shard(tar, root, split, name) for tar, name in named]
+    return [_Shard(tar, root, split, split_of_name(_NUMBER.sub("", tar.stem))) for tar in tars]
+
+
+def _tars(folder: Path) -> list[Path]:
+    """Return the tars of a folder, in the order of their names; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix == ".tar" and not file.name.startswith("."))
+
+
+def _tells_apart(splits: Iterable[str]) -> bool:
+    """Return whether splits that shards are of keep images out of training: `train` alone, or `val` alone, does not."""
+    found = set(splits)
+    return len(found) > 1 and found != {"", "train"}
+
+
+def _is_twice(shards: Sequence[_Shard], asked: Asked) -> bool:
+    """Return whether an image of one split has the name of one of another; 8 bytes an image are kept for it."""
+    names: dict[str, array[int]] = {}
+    for shard in shards if len({shard.split for shard in shards}) > 1 else ():
+        for key, files in _samples(shard.path, Notices()).items():
+            image = _image(files, asked.columns.get("path", ""), f"{shard.path}, sample {shown(key)}")
+            names.setdefault(shard.split, array("Q")).append(digest64(f"{key}.{image}"))
+    return any(len(np.intersect1d(one, other)) for one, other in combinations(names.values(), 2))
 
 
 def _has_samples(shard: Path) -> bool:
@@ -108,20 +170,20 @@ def _has_samples(shard: Path) -> bool:
     return any(key and _images(found) and {"cls", "json"} & found for key, found in kinds.items())
 
 
-def _rows(shard: Path, root: str, split: str, asked: Asked) -> Iterator[Row]:
-    samples = _samples(shard, asked.notices)
-    with open(shard, "rb", buffering=0) as file:
+def _rows(shard: _Shard, above: str, asked: Asked) -> Iterator[Row]:
+    """Yield a shard's images, whose names begin with `above`."""
+    samples = _samples(shard.path, asked.notices)
+    with open(shard.path, "rb", buffering=0) as file:
         for key, files in samples.items():
-            where = f"{shard}, sample {shown(key)}"
+            where = f"{shard.path}, sample {shown(key)}"
             image = _image(files, asked.columns.get("path", ""), where)
             said = _said(files, asked.columns, where, file.fileno())
-            name = f"{key}.{image}"
             yield Row(
-                name,
-                Place(str(shard), files[image].offset, files[image].size, files[image].name, root),
+                f"{above}{key}.{image}",
+                Place(str(shard.path), files[image].offset, files[image].size, files[image].name, shard.root),
                 said["label"],
                 attribute=said.get("attribute", ""),
-                split=split or said.get("split", ""),
+                split=split_of(shard.asked, said.get("split", ""), where) or shard.named,
                 source=said.get("source", ""),
             )
 

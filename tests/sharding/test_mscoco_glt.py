@@ -272,6 +272,18 @@ def test_seed(dataset: Dataset, source: Path, root: Path, tmp_path: Path, capsys
     assert set(samples(other, "glt/test_gbl")) == set(samples(dataset, "glt/test_gbl"))
 
 
+def test_a_source_that_is_gone_is_not_needed(
+    dataset: Dataset, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished data set by the same words has nothing to do then; other words or a stage need the source."""
+    gone = tmp_path / "gone"
+    assert made(gone, root).fingerprint == dataset.fingerprint
+    assert f"source={gone} is gone: nothing to do" in capsys.readouterr().out
+    for word in ("seed=1", "resize_short=64", "stage=split", f"attributes={tmp_path / 'other.npz'}"):
+        assert build_module.main(["data=mscoco_glt", f"out={root}", f"source={gone}", *WORDS, word]) == 2
+        assert "nothing to do" not in capsys.readouterr().out
+
+
 def test_resumes_after_kill(root: Path, source: Path, tmp_path: Path) -> None:
     """A build that is killed by SIGKILL in mid-packing does not open, and the same command keeps every finished shard
     and ends with the same bytes.

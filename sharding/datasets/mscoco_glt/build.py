@@ -51,7 +51,7 @@ from sharding.datasets.mscoco_glt.annotations import Authors, read_authors
 from sharding.datasets.mscoco_glt.attributes import Attributes, load_arrays, plain_arrays
 from sharding.datasets.mscoco_glt.objects import FOLDERS, Objects, crop, read_objects
 from sharding.datasets.mscoco_glt.splits import PAPER, class_group, split, unevenness
-from sharding.format.dataset import digest_of
+from sharding.format.dataset import digest_of, read_dataset
 from sharding.format.dataset_json import finish_dataset, is_built
 from sharding.format.index import load_npz, save_npz
 from sharding.images.encoding import StoredSize, encoded
@@ -76,11 +76,12 @@ def build(request: Request) -> None:
     _check(request)
     folder = Path(request.out) / NAME
     (folder / WORK).mkdir(parents=True, exist_ok=True)
+    if not request.stage and _is_built_of_what_is_gone(request):
+        print(f"{NAME} is already in {folder}, and source={request.source} is gone: nothing to do")
+        return
     attributes = None
     if request.source and (request.does("attributes") or request.does("split")):
-        attributes = plain_arrays(
-            request.attributes or request.source / "cocottributes_py3.jbl", folder / WORK / "coco_attributes.npz"
-        )
+        attributes = _attributes(request)
     if request.does("split"):
         options = _options(request, attributes)
         built = not request.stage and is_built(request.out, NAME, options)
@@ -178,6 +179,37 @@ def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
         "files": {name: _digest(path) for name, path in _files(request).items()},
         "attributes": "" if attributes is None else _digest_of_arrays(attributes),
     }
+
+
+def _is_built_of_what_is_gone(request: Request) -> bool:
+    """Return whether the source is gone, and the finished data set was made by these words and other files."""
+    source, attributes = request.source, _attribute_file(request)
+    if source is None or source.exists():
+        return False
+    try:
+        made = read_dataset(request.out, NAME).meta["build"]
+    except DataError:
+        return False
+    before = made.get("files", {})
+    options = {
+        **_words(request),
+        "files": {
+            name: before.get(name) if path.is_relative_to(source) else _digest(path)
+            for name, path in _files(request).items()
+        },
+        "attributes": made.get("attributes")
+        if attributes.is_relative_to(source)
+        else _digest_of_arrays(_attributes(request)),
+    }
+    return is_built(request.out, NAME, options)
+
+
+def _attribute_file(request: Request) -> Path:
+    return request.attributes or Path(request.source or "") / "cocottributes_py3.jbl"
+
+
+def _attributes(request: Request) -> Attributes:
+    return plain_arrays(_attribute_file(request), Path(request.out) / NAME / WORK / "coco_attributes.npz")
 
 
 def _files(request: Request) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Groups of classes, Many, Medium and Few as 0, 1 and 2: by thirds of their order, or by shots."""
+"""Groups of classes, Many, Medium and Few as 0, 1 and 2: by thirds of the classes, or by shots."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ MANY, FEW = 100, 20
 """By shots, a class of more than MANY training images is group 0, one of fewer than FEW group 2."""
 
 
-def thirds(classes: int) -> np.ndarray:
-    """Group the classes, given in their order from head to tail, into three parts as even as can be: int64 [K].
+def thirds(counts: np.ndarray) -> np.ndarray:
+    """Group the classes by the rank of their number of training images [K] into three even parts: int64 [K].
 
-    Earlier groups take one more where the parts are not even.
+    Of classes of one number the earlier one ranks higher. Earlier groups take one more where parts cannot be even.
     """
-    return np.arange(classes, dtype=np.int64) * 3 // max(1, classes)
+    found = np.empty(len(counts), np.int64)
+    found[np.argsort(-np.asarray(counts), kind="stable")] = np.arange(len(counts)) * 3 // max(1, len(counts))
+    return found
 
 
 def shots(counts: np.ndarray) -> np.ndarray:

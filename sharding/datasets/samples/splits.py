@@ -41,7 +41,7 @@ class Pool:
     """The N images of a source.
 
     Attributes:
-        names: the K classes' names from head to tail: class 0 is the most frequent one of the long tail.
+        names: the K classes' names from head to tail: class 0 is the most frequent one of a curve.
         label: class of each image, whole numbers [N] in 0..K-1.
         attribute: attribute group of each image within its class, [N] in 0..2; None: there are no attributes.
         split: what the source says, [N] of NONE, TRAIN, VAL, TEST; None: NONE throughout.
@@ -80,15 +80,11 @@ class Report:
 
     Attributes:
         counts: folder -> images of each class and attribute group, int64 [K, 3]; [K, 1] without attributes.
-        thirds: each class's group by its place in the order, int64 [K] of 0, 1, 2.
-        shots: each class's group by its images in Train-GLT, int64 [K] of 0, 1, 2.
         largest: images of the largest class in Train-GLT.
         notes: sentences: what limits the long tail, what a given split is kept as, what is left out.
     """
 
     counts: dict[str, np.ndarray]
-    thirds: np.ndarray
-    shots: np.ndarray
     largest: int
     notes: tuple[str, ...] = ()
 
@@ -143,13 +139,7 @@ def cut(pool: Pool, wishes: Wishes, seed: int) -> Cut:
             folder: some[Dice(seed, _STREAM + 1 + number).permutation(len(some))]
             for number, (folder, some) in enumerate(rows.items())
         },
-        report=Report(
-            counts,
-            groups.thirds(len(pool.names)),
-            groups.shots(counts["glt/train"].sum(1)),
-            top,
-            tuple(notes),
-        ),
+        report=Report(counts, top, tuple(notes)),
     )
 
 
@@ -285,7 +275,7 @@ def _thin(tail: LongTail, counts: np.ndarray, most: np.ndarray, ratio: np.ndarra
         return []
     best = largest(is_thick, int(tail.ratio)) if tail.curve else 0
     hint = f"; a ratio of {best} is the largest with which each group of each class has one" if best else ""
-    few = counts[groups.thirds(len(counts)) == 2]
+    few = counts[groups.thirds(counts) == 2]
     return [
         f"{int(found.sum())} of {len(found)} classes have no image of an attribute group in Train-GLT, where classes "
         f"of Few have {int(few.min()):,} to {int(few.max()):,} images{hint}"

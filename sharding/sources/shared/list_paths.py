@@ -24,9 +24,9 @@ COLUMNS = {
 _SPLIT_AT_END = re.compile(rf"(?:^|[_\-. ])({'|'.join(SPLIT_WORDS)})$", re.IGNORECASE)
 
 
-def split_of_name(path: Path) -> str:
-    """Return the split that a list's name ends in, as ImageNet_LT_train.txt does; empty where it names none."""
-    found = _SPLIT_AT_END.search(path.stem)
+def split_of_name(stem: str) -> str:
+    """Return the split that a file's name ends in, as ImageNet_LT_train does; empty where it names none."""
+    found = _SPLIT_AT_END.search(stem)
     return SPLIT_WORDS[found[1].lower()] if found else ""
 
 

@@ -96,6 +96,25 @@ def test_the_cut_is_what_was_asked_for(from_folder: Path) -> None:
     assert val["per_class"] == [2, 2, 2] and test["per_class"] == [3, 3, 3]
 
 
+@pytest.mark.parametrize("words", [["head={order}"], ["attributes=column", "attribute_tail=7:2:1", "test_gbl=3"]])
+def test_many_is_where_the_training_images_are(words: list[str], tmp_path: Path) -> None:
+    """Many, Medium and Few go by the images in Train-GLT, also where a file's order of the classes, or their sizes
+    before the attribute tail, say otherwise.
+    """
+    weather = {"ant": (30, 2, 2), "bee": (20, 6, 4), "cow": (13, 5, 3)}
+    kinds = {name: np.repeat(("sun", "rain", "snow"), counts).tolist() for name, counts in weather.items()}
+    put(tmp_path, *(f"{name}/{i}.png" for name, several in kinds.items() for i in range(len(several))))
+    lines = [f"{name}/{i}.png,{name},{kind}" for name, several in kinds.items() for i, kind in enumerate(several)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,attribute", *lines]) + "\n")
+    (order := tmp_path / "order").write_text("cow\nant\nbee\n")
+    words = [word.format(order=order) for word in words]
+    built(tmp_path / "list.csv", tmp_path / "data", "val=1", "test_cbl=1", *words)
+    meta = forms.meta(tmp_path / "data", "birds")
+    counts, groups = meta["splits"]["glt/train"]["per_class"], meta["class_groups"]
+    assert groups == meta["notes"]["groups"]["thirds"] != [0, 1, 2]
+    assert [groups[k] for k in np.argsort(counts)[::-1]] == [0, 1, 2] and len(set(counts)) == 3
+
+
 def test_verify_and_describe_take_it(from_folder: Path, tmp_path: Path) -> None:
     """`verify` finds no problem and repeats what was left out; `describe` draws its contact sheet."""
     report = verify(from_folder / "birds", workers=1)

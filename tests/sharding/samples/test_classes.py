@@ -38,8 +38,12 @@ def test_head_by_a_file(tmp_path: Path) -> None:
 
 
 def test_groups_of_classes() -> None:
-    """Thirds go by order, earlier ones taking one more; shots by more than 100, 20 to 100, fewer than 20 images."""
-    assert groups.thirds(10).tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    """Thirds go by the rank of training images, earlier ones taking one more, whatever the classes' order; shots by
+    more than 100, 20 to 100, fewer than 20 images.
+    """
+    assert groups.thirds(np.arange(10, 0, -1)).tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert groups.thirds(np.array([7] * 4)).tolist() == [0, 0, 1, 2]
+    assert groups.thirds(np.array([9, 21, 37, 9])).tolist() == [1, 0, 0, 2]
     assert groups.shots(np.array([101, 100, 20, 19])).tolist() == [0, 1, 1, 2]
 
 

@@ -177,16 +177,29 @@ def test_images_that_are_gone_are_not_needed_to_finish(tmp_path: Path) -> None:
 
 
 def test_a_list_of_images_that_are_gone_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Once its data set is finished, though one of them was no image."""
+    """Once its data set is finished, though one of them was no image; nor where their folder is gone, too."""
     tree, out, rows = folder(tmp_path / "raw", 1), tmp_path / "data", tmp_path / "list.txt"
     rows.write_text("".join(f"{name} {int(name[:3] == 'bee')}\n" for name in pictures(1)))
     (tree / "ant" / "0.jpg").write_bytes(b"<html>")
     whole = built(rows, out, *WORDS, f"images={tree}")
-    for path in tree.rglob("*.jpg"):
-        path.unlink()
     capsys.readouterr()
-    assert built(rows, out, *WORDS, f"images={tree}") == whole
-    assert "nothing to do" in capsys.readouterr().out
+    for gone in (tree / "ant", tree):
+        shutil.rmtree(gone)
+        assert built(rows, out, *WORDS, f"images={tree}") == whole
+        assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(DataError, match=f"its paths start from {tree}"):
+        built(rows, out, *WORDS, f"images={tree}", "format=lists")
+
+
+def test_a_relative_images_is_that_of_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """images=raw is the folder of that name where the command runs, as a relative source= is."""
+    found, out, rows = [], tmp_path / "data", tmp_path / "list.txt"
+    rows.write_text("".join(f"{name} {int(name[:3] == 'bee')}\n" for name in pictures(1)))
+    for seed in (1, 2):
+        folder(tmp_path / str(seed) / "raw", seed)
+        monkeypatch.chdir(tmp_path / str(seed))
+        found.append(built(rows, out, *WORDS, "images=raw"))
+    assert found[1] == built(rows, tmp_path / "fresh", *WORDS, "images=raw") != found[0]
 
 
 def test_a_file_that_was_no_image_is_repaired(tmp_path: Path) -> None:

@@ -138,11 +138,10 @@ def test_shares_are_of_the_smallest_class() -> None:
     assert sizes == {"shared/val": {29}, "shared/test_cbl": {7}, "shared/test_gbl": {9}}
 
 
-def test_groups_of_classes_are_reported_both_ways() -> None:
-    """The report has thirds by the classes' order, and shots by Train-GLT."""
+def test_the_largest_class_is_reported() -> None:
+    """The report has the counts of Train-GLT and their largest."""
     found = cut(pool_of([[400]] * 4), Wishes(LongTail("100", "exponential", 100.0), val=10, test_cbl=10), 0)
     assert totals(found)["glt/train"] == [380, 81, 17, 3] and found.report.largest == 380
-    assert found.report.thirds.tolist() == [0, 0, 1, 2] and found.report.shots.tolist() == [0, 1, 2, 2]
 
 
 def test_classes_of_two_kinds_have_equal_halves_in_test_gbl() -> None:

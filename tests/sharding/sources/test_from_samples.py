@@ -55,7 +55,7 @@ def test_what_is_known_of_a_sample_is_kept(tmp_path: Path) -> None:
     first, second = read(folder)
     assert first[0] == "robin/1.png" and first[2:6] == ("robin", "snow", "train", "7")
     assert second[2:6] == ("3", "", "", "")
-    assert [row.split for row in read(folder, "val")] == ["val", "val"]
+    assert [row.split for row in read(folder, "train")] == ["train", "train"]
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:

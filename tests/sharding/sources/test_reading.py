@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tarfile
 import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,10 +15,11 @@ import pytest
 from recipes.common.errors import DataError
 from sharding.building.raw_files import Place
 from sharding.sources import reading
+from sharding.sources.from_samples import keep_samples
 from sharding.sources.reading import class_order, format_of, formats, rows_of
 from sharding.sources.row_checks import RowChecks
-from sharding.sources.rows import Row
-from tests.helpers.labelled import asked, owls, put, read
+from sharding.sources.rows import Asked, Row
+from tests.helpers.labelled import asked, owls, picture, put, read
 
 
 def test_formats_are_found_by_their_place() -> None:
@@ -52,6 +56,43 @@ def test_what_two_formats_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(modules["lists"], "recognises", lambda path: True)
     with pytest.raises(DataError, match=r"may be folder .*, lists .*; format=NAME says which"):
         format_of(asked(tmp_path))
+
+
+def in_every_form(tmp_path: Path) -> dict[str, Path]:
+    """The same two images that are said to be of val, by each form that may say so."""
+    tree = put(tmp_path / "folder", "Validation/ant/a.png", "Validation/bee/b.png")
+    lines = [f"Validation/{name},{name[:3]},VALID" for name in ("ant/a.png", "bee/b.png")]
+    (tree.parent / "table.csv").write_text("\n".join(["path,label,split", *lines]))
+    with tarfile.open(tmp_path / "webdataset.tar", "w") as tar:
+        for file in sorted(tree.rglob("*.png")):
+            tar.add(file, f"{file.stem}.png")
+            (about := file.with_suffix(".json")).write_text(json.dumps({"label": file.parent.name, "split": "valid"}))
+            tar.add(about, about.name)
+            about.unlink()
+    return {
+        "folder": tree,
+        "archive": Path(shutil.make_archive(str(tmp_path / "archive"), "zip", tree)),
+        "tables": tmp_path / "table.csv",
+        "webdataset": tmp_path / "webdataset.tar",
+        "from_samples": keep_samples([(picture(n), n, "", "val") for n in range(2)], tmp_path / "kept"),
+    }
+
+
+@pytest.mark.parametrize("form", ["folder", "archive", "tables", "webdataset", "from_samples"])
+def test_a_split_of_source_and_one_that_the_source_says_agree(form: str, tmp_path: Path) -> None:
+    """What source=SPLIT: and the source say of an image is the same, or is refused with its place. Neither wins in
+    silence, so no test list is trained on.
+    """
+    path = in_every_form(tmp_path)[form]
+    columns = {"label": "label", "split": "split"} if form == "webdataset" else {}
+    images = tmp_path / "folder" if form == "tables" else None
+
+    def splits(asked: str) -> list[str]:
+        return [row.split for row in reading._module(form).rows(Asked(((path, asked),), tmp_path, images, columns))]
+
+    assert splits("") == splits("val") == ["val", "val"]
+    with pytest.raises(DataError, match=r"(?i): the source says split val\w*, and source=train:\.\.\. says train; one"):
+        splits("train")
 
 
 @pytest.mark.parametrize("name", formats())

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from recipes.common.errors import DataError
+from sharding.sources import tables
+from sharding.sources.rows import Asked
 from tests.helpers.labelled import put, read
 
 ROWS = [
@@ -31,6 +33,22 @@ def written(images: Path, text: str, name: str = "table.csv") -> Path:
 
 def values(path: Path, **others) -> list[tuple[str, ...]]:
     return [(row.name, row.label, row.attribute, row.split, row.source) for row in read(path, **others)]
+
+
+def test_a_column_for_the_split_left_over_in_a_test_table(images: Path) -> None:
+    """train:a.csv,test:b.csv, both cut from a table whose column says train: the second is refused with its line, and
+    not trained on. The name of a file gives way to both.
+    """
+    (one, other) = (
+        written(images, f"path,label,split\n{name},{label},{split}\n", f"{name[0]}_val.csv")
+        for name, label, split in (("c.png", "owl", ""), ("d.png", "kite", "train"))
+    )
+    with pytest.raises(DataError, match=r"d_val.csv, line 2: the source says split train, and source=test:\.\.\. says"):
+        list(tables.rows(Asked(((one, "train"), (other, "test")), images)))
+    for asked, splits in ((("train", "train"), ["train", "train"]), (("test", ""), ["test", "train"])):
+        paths = tuple(zip((one, other), asked, strict=True))
+        assert [row.split for row in tables.rows(Asked(paths, images))] == splits
+    assert [row.split for row in tables.rows(Asked(((one, ""),), images))] == ["val"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -88,6 +106,13 @@ def test_named_columns(images: Path) -> None:
     [
         ("path,labell\nc.png,a\n", {}, r"names no column label, class or category, .*did you mean labell\?"),
         ("path,label\nc.png,a\n", {"attribute": "lable"}, r"has no column lable for .*did you mean label\?"),
+        ("c.png,a\nd.png,b\n", {}, r"names no column path.* `path,label` without a first line .* by format=lists$"),
+        (
+            "c.png,a\nd.png,b\n",
+            {"path": "c.png", "label": "a"},
+            r"column c.png is called like an image: .*format=lists",
+        ),
+        ("path,labell\nc.png,a\n", {}, r"labell$"),
         ("path,file,label\nc.png,c.png,a\n", {}, r"columns path and file may both be the path"),
         ("path,label,label\nc.png,a,b\n", {}, r"has two columns label"),
         ("path,label\nc.png,a\nd.png;b\n", {}, r"line 3: has 1 columns, and the first line 2"),
@@ -108,6 +133,10 @@ def test_what_a_table_may_not_hold(images: Path, text: str, columns: dict[str, s
     ("text", "sentence"),
     [
         ("[1]\n", "line 1: is no JSON object"),
+        (
+            '{"images": [], "annotations": [], "categories": []}\n',
+            "COCO's, a table with a row an image, of path and label",
+        ),
         ('{"path": "c.png", "label": "a"}\nx\n', "line 2: is not JSON"),
         ('{"path": {}, "label": "a"}\n', "line 1: column path holds a dict"),
         ('{"path": "c.png", "label": "a", "source": "\\ud800"}\n', r"line 1: the source \\ud800 is not UTF-8"),

@@ -79,6 +79,59 @@ def test_a_pattern_names_its_shards(tmp_path: Path) -> None:
         read(tmp_path / "b-{02..00}.tar")
 
 
+@pytest.mark.parametrize("form", ["birds-{split}-{number:06d}.tar", "{split}{number}.tar", "{split}/{number:04d}.tar"])
+def test_splits_that_shards_are_named_by_are_kept(form: str, tmp_path: Path) -> None:
+    """Shards of several splits in one folder, or in a folder each, have the splits of their names, as lists have: what
+    is given as val is not trained on.
+    """
+    for split in ("Training", "val", "extra"):
+        for number in (0, 1):
+            members: Members = {f"{split}{number}.jpg": JPEG, f"{split}{number}.cls": "1"}
+            shard(tmp_path / "all" / form.format(split=split, number=number), members)
+    assert webdataset.recognises(tmp_path / "all")
+    rows = read(tmp_path / "all")
+    assert {row.name: row.split for row in rows} == {
+        f"{name}{number}.jpg": split
+        for name, split in (("Training", "train"), ("val", "val"), ("extra", ""))
+        for number in (0, 1)
+    }
+    with pytest.raises(DataError, match=r"val.*tar: the source says split val, and source=train:... says train"):
+        read(tmp_path / "all", "train")
+
+
+def test_a_column_says_the_split_before_the_name_of_its_shard(tmp_path: Path) -> None:
+    """So it does in a table."""
+    for split, part in (("train", "val"), ("test", "test")):
+        shard(tmp_path / f"{split}-0.tar", {f"{split}.jpg": JPEG, f"{split}.json": json.dumps({"c": 1, "s": part})})
+    assert [row.split for row in read(tmp_path, "", {"label": "c", "split": "s"})] == ["test", "val"]
+
+
+@pytest.mark.parametrize("names", [("train-0", "train-1"), ("val-0", "val-1"), ("train-0", "more-0"), ("a", "b")])
+def test_names_that_tell_no_splits_apart_say_nothing(names: tuple[str, str], tmp_path: Path) -> None:
+    """All shards of one split, or of training and no other, are a pool that the build cuts; images keep their names."""
+    for number, name in enumerate(names):
+        shard(tmp_path / f"{name}.tar", {f"{number}.jpg": JPEG, f"{number}.cls": "1"})
+    assert sorted((row.name, row.split) for row in read(tmp_path)) == [("0.jpg", ""), ("1.jpg", "")]
+
+
+def test_keys_that_are_counted_from_0_in_each_split(tmp_path: Path) -> None:
+    """ShardWriter's usual keys come in each split: names begin with the split where an image of another has the same,
+    named by source= or by the shards. Where no name comes twice, none is changed.
+    """
+    for split, count in (("train", 3), ("val", 2)):
+        members = {f"{i:06d}.{end}": data for i in range(count) for end, data in (("jpg", JPEG), ("cls", "1"))}
+        shard(tmp_path / f"birds-{split}-000000.tar", members)
+    expected = [*((f"train/{i:06d}.jpg", "train") for i in range(3)), *((f"val/{i:06d}.jpg", "val") for i in range(2))]
+    paths = tuple((tmp_path / f"birds-{split}-{{000000..000000}}.tar", split) for split in ("train", "val"))
+    for asked in (Asked(((tmp_path, ""),), tmp_path), Asked(paths, tmp_path)):
+        assert [(row.name, row.split) for row in webdataset.rows(asked)] == expected
+    shard(
+        tmp_path / "birds-val-000000.tar",
+        {"9.jpg": JPEG, "9.cls": "1", "000000.png": sources.png(1), "000000.cls": "1"},
+    )
+    assert [row.name for row in read(tmp_path)] == [*(f"{i:06d}.jpg" for i in range(3)), "000000.png", "9.jpg"]
+
+
 def test_one_of_several_images_is_chosen(tmp_path: Path) -> None:
     """Which file is the image has to be said where a sample has two."""
     path = shard(tmp_path / "a.tar", {"x.left.jpg": JPEG, "x.right.jpg": b"other", "x.cls": "1"})
@@ -130,5 +183,5 @@ def test_a_bad_sample_is_named(tmp_path: Path, members: Members, columns: dict[s
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
     """format=webdataset of a folder that has no tars."""
-    with pytest.raises(DataError, match=r"holds no .tar files"):
+    with pytest.raises(DataError, match=r"holds no .tar files, nor a folder train, val or test with some"):
         read(tmp_path)

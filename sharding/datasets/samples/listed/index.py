@@ -58,9 +58,10 @@ def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = Fal
         DataError: the source is not as it must be; one sentence.
     """
     folder = work / FOLDER
+    images = asked.images and asked.images.absolute()
     made = {
         "paths": [[str(source.absolute()), split] for source, split in asked.source],
-        "read": [asked.format, [list(pair) for pair in asked.columns], str(asked.images or ""), asked.classes],
+        "read": [asked.format, [list(pair) for pair in asked.columns], str(images or ""), asked.classes],
     }
     if (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked, each):
         return kept
@@ -68,7 +69,7 @@ def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = Fal
         raise DataError(f"{folder} is missing, or the source changed since: stage=index comes before parts of a stage")
     paths = tuple((path.absolute(), split) for source, split in asked.source for path in expanded(source))
     stamps = _stamps([path for path, _ in paths])  # before the listing, so that what changes meanwhile is listed again
-    request = Asked(paths, work, asked.images and asked.images.absolute(), dict(asked.columns), asked.classes)
+    request = Asked(paths, work, images, dict(asked.columns), asked.classes)
     gathering = _Gathering()
     for row in rows_of(request, asked.format or None):
         gathering.add(row)

@@ -17,7 +17,7 @@ from sharding.building.keys import digest64
 from sharding.building.listing import shown
 from sharding.building.request import Request
 from sharding.building.samples_words import file_of
-from sharding.datasets.samples import attributes, heads
+from sharding.datasets.samples import attributes, groups, heads
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.plan import Labelled
 from sharding.datasets.samples.long_tail import LongTail, parsed
@@ -101,11 +101,11 @@ def _cut(request: Request, found: Listed, clusters: np.ndarray | None) -> dict[s
     order = heads.order(_frequencies(found, tail), words.head, request.seed, names)
     label = _places(order)[found.label]
     ordered = [names[number] for number in order.tolist()]
-    groups = _attributes(words.attributes, found, label, ordered, clusters)
+    grouped = _attributes(words.attributes, found, label, ordered, clusters)
     pool = Pool(
         tuple(ordered),
         label,
-        None if groups is None else groups.group,
+        None if grouped is None else grouped.group,
         found.split.astype(np.uint8) if found.split.any() else None,
         _numbered_sources(found) if len(found.source) else None,
     )
@@ -115,15 +115,14 @@ def _cut(request: Request, found: Listed, clusters: np.ndarray | None) -> dict[s
         "editions": done.editions,
         "chosen": words.groups,
         "by_column": words.attributes == "column",
-        "groups": {"thirds": done.report.thirds.tolist(), "shots": done.report.shots.tolist()},
         "sentences": list(done.report.notes),
-        "kinds": [] if groups is None else [sizes.tolist() for sizes in groups.sizes[:_NOTED_KINDS]],
+        "kinds": [] if grouped is None else [sizes.tolist() for sizes in grouped.sizes[:_NOTED_KINDS]],
     }
     nothing = np.empty(0, np.int8)
     kind = found.attribute if words.attributes == "column" else clusters
     return {
         "order": order,
-        "attribute": nothing if groups is None else groups.group,
+        "attribute": nothing if grouped is None else grouped.group,
         "kind": nothing if kind is None else kind,
         "said": said,
         **{f"rows {folder}": rows for folder, rows in done.rows.items()},
@@ -197,18 +196,20 @@ def _kept(path: Path, found: Listed, made: str) -> Decided | None:
     if not rows:
         return None
     order = arrays["order"]
-    groups = said["groups"][said["chosen"]]
+    label = _places(order)[found.label]
+    counts = np.bincount(label[rows["rows glt/train"]], minlength=len(order))
+    grouped = {"thirds": groups.thirds(counts).tolist(), "shots": groups.shots(counts).tolist()}
     with_attributes = len(arrays["attribute"]) > 0
     names = [found.classes[number] for number in order.tolist()]
     images = Labelled(
         found,
-        _places(order)[found.label],
-        groups,
+        label,
+        grouped[said["chosen"]],
         arrays["attribute"] if with_attributes else None,
         arrays["kind"] if with_attributes else None,
         found.kinds if said["by_column"] else None,
     )
-    notes: dict[str, Any] = {"groups": said["groups"], "cut": said["sentences"]}
+    notes: dict[str, Any] = {"groups": grouped, "cut": said["sentences"]}
     if with_attributes:
         notes["kinds"] = said["kinds"]
     of_folder = {folder: rows[f"rows {folder}"] for folder in folders}
