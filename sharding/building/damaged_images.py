@@ -32,7 +32,7 @@ class Damaged(DataError):
         count = f"{len(names):,}" + (" or more" if len(names) >= ENOUGH else "")
         more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
         return (
-            f"{count} images are damaged: {', '.join(names[:NAMED])}{more}; of the first: {first}; once all are "
+            f"{count} images cannot be taken: {', '.join(names[:NAMED])}{more}; of the first: {first}; once all are "
             "replaced or taken out, the same command goes on"
         )
 

@@ -144,7 +144,7 @@ def test_damaged_images_are_told_at_once(
     with pytest.raises(DataError) as refused:
         build(tree, tmp_path / "out", how)
     said = str(refused.value)
-    assert said.startswith("4 images are damaged: ") and all(f"{path}" in said for path in bad)
+    assert said.startswith("4 images cannot be taken: ") and all(f"{path}" in said for path in bad)
     for path in bad:
         path.write_bytes(whole[path])
     work = build(tree, tmp_path / "out", how)
@@ -160,7 +160,7 @@ def test_damage_costs_no_other_piece(tree: Path, tmp_path: Path, asked: list[int
     bad = [names(tree, work)[row] for row in (10, 20)]
     for path in bad:
         path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match="2 images are damaged"):
+    with pytest.raises(DataError, match="2 images cannot be taken"):
         build(tree, tmp_path / "out", BY_NETWORK)
     assert len(list((work / "pieces").iterdir())) == 2
     bad[0].write_bytes(sources.jpeg(500))

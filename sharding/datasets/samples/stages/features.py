@@ -1,6 +1,6 @@
 """The stage `features`: `.work/features/features.npy` [N, D], in the order of the index.
 
-It is joined, when the stage `clusters` begins, of pieces of `PIECE` images. Any process or machine makes them, and a
+It is joined from pieces of `PIECE` images when the stage `clusters` begins. Any process or machine makes them, and a
 later start takes over those that are there. A piece is named by a digest of what it depends on: the names of its
 images, the sizes and times of their files, and the network. Principal components of pixels are those of all images, so
 there it depends on all of them.
