@@ -180,22 +180,14 @@ def pack(
     found: dict[str, list[Index]] = {relative: [] for relative in plan}
     states: Counter[str] = Counter()
     doubtful: dict[str, dict[str, None]] = {}  # words -> names in the order of the plan, each once
-    damaged: dict[str, str] = {}
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
     with ProgressBar(sum(sizes), text, "img", smoothing=0.05) as bar:
-        for made in in_order(_made, render, mine, workers):
-            if isinstance(made, Damaged):
-                add_damaged(damaged, made.images)
-                if len(damaged) >= ENOUGH:
-                    break
-                continue
+        for made in _all_made(render, mine, workers):
             found[made.relative].append(made.index)
             states[made.state] += 1
             for words, names in made.doubtful.items():
                 doubtful.setdefault(words, {}).update(dict.fromkeys(names))
             bar.update(len(made.index))
-    if damaged:
-        raise Damaged(damaged)
     for state, sentence in _SAID.items():
         if states[state]:
             print(sentence.format(states[state], len(sizes)))
@@ -362,6 +354,20 @@ def _shards(
                 first,
                 some,
             )
+
+
+def _all_made(render: Render, shards: Iterable[_Shard], workers: int) -> Iterator[_Made]:
+    """Yield the shards, kept or made, but those with images that cannot be taken; at the end these are refused."""
+    damaged: dict[str, str] = {}
+    for made in in_order(_made, render, shards, workers):
+        if isinstance(made, _Made):
+            yield made
+            continue
+        add_damaged(damaged, made.images)
+        if len(damaged) >= ENOUGH:
+            break
+    if damaged:
+        raise Damaged(damaged)
 
 
 def _made(render: Render, shard: _Shard) -> _Made | Damaged:
