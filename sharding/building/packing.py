@@ -23,9 +23,8 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
-from sharding.building.damaged_images import ENOUGH, Damaged, add_damaged
 from sharding.building.keys import digest64
-from sharding.building.notices import Notices
+from sharding.building.notices import ENOUGH, Damaged, Notices, add_damaged
 from sharding.building.process_pool import in_order
 from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
 from sharding.format.dataset import DATASET_FILE, Split, digest_of

@@ -18,7 +18,7 @@ from PIL import Image
 from recipes.common.errors import DataError
 from recipes.common.files import pread
 from recipes.common.retries import retried
-from sharding.building.damaged_images import Damaged
+from sharding.building.notices import Damaged
 from sharding.building.source_stamps import Origin
 
 

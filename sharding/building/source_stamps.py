@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recipes.common.errors import DataError
-from sharding.building.damaged_images import Damaged
+from sharding.building.notices import Damaged
 
 _THREADS = 8
 """Threads that ask for sizes and times: on a shared file system each answer takes a while."""

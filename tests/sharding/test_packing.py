@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from recipes.common.errors import DataError
-from sharding.building import damaged_images, packing
+from sharding.building import notices, packing
 from sharding.building.packing import Images, Planned, channel_statistics, finish, pack, planned_counts
 from sharding.building.raw_files import Place, Zipped
 from sharding.format.index import load_index
@@ -266,8 +266,8 @@ def test_a_source_of_damaged_images_is_not_looked_through(
 ) -> None:
     """After a thousand damaged images (10 here) no more are looked for, and no more than 20 are named."""
     monkeypatch.setattr(packing, "ENOUGH", 10)
-    monkeypatch.setattr(damaged_images, "ENOUGH", 10)
-    monkeypatch.setattr(damaged_images, "NAMED", 5)
+    monkeypatch.setattr(notices, "ENOUGH", 10)
+    monkeypatch.setattr(notices, "NAMED", 5)
     for i in range(20):
         (tmp_path / "raw" / f"{i}.jpg").write_bytes(b"\xff\xd8")
     with pytest.raises(

@@ -16,7 +16,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest, whole_file
-from sharding.building.damaged_images import ENOUGH, Damaged, add_damaged
+from sharding.building.notices import ENOUGH, Damaged, add_damaged
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.building.source_stamps import Origin, any_changed, refreshed

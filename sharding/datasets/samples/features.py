@@ -22,8 +22,8 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
-from sharding.building.damaged_images import ENOUGH, Damaged, add_damaged
 from sharding.building.dice import Dice
+from sharding.building.notices import ENOUGH, Damaged, add_damaged
 from sharding.building.process_pool import in_order
 from sharding.images.backbones import is_of_library, network
 from sharding.images.decoders import picture_of

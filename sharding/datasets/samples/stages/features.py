@@ -21,7 +21,7 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest, write_whole
-from sharding.building.damaged_images import ENOUGH, Damaged, add_damaged
+from sharding.building.notices import ENOUGH, Damaged, add_damaged
 from sharding.building.request import Request
 from sharding.datasets.samples import features
 from sharding.datasets.samples.listed.arrays import Listed
