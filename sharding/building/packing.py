@@ -129,7 +129,7 @@ _KEPT, _CHANGED, _OTHER, _UNRECORDED, _NEW = "kept", "changed", "other", "unreco
 _SAID = {
     _KEPT: "{} of {} shards were there already, checked and kept",
     _CHANGED: "{} of {} shards were made again because their source changed",
-    _OTHER: "{} of {} shards were made again because they hold other images, or by other words",
+    _OTHER: "{} of {} shards were made again because their images, or words of the command, are others than before",
     _UNRECORDED: "{} of {} shards were made again because an earlier version did not record what they were made from",
 }
 

@@ -161,7 +161,7 @@ def test_splits_that_are_cut_again_are_told(tmp_path: Path, capsys: pytest.Captu
     built(tree, out)
     said = capsys.readouterr().out
     assert f"the source has other images or labels than before (25, 24 before): {CUT_AGAIN}\n" in said
-    assert "shards were made again because they hold other images, or by other words" in said
+    assert "shards were made again because their images, or words of the command, are others than before" in said
     built(tree, out, *WORDS, "long_tail=2")
     assert f"clusters, or words of the command, are others than before: {CUT_AGAIN}\n" in capsys.readouterr().out
     shutil.rmtree(out / "birds" / ".work")
