@@ -174,15 +174,15 @@ def test_an_image_in_no_split_counts_for_clusters(tmp_path: Path, capsys: pytest
     """A class tail leaves images out, by which clusters were found: where they are replaced, the same command gives
     what a fresh build does. Where they are gone, there is nothing to do.
     """
-    tree, out = folder(tmp_path / "raw", 1), tmp_path / "data"
-    words = ("attributes=clusters", "clusters=2", "long_tail=4", "val=1", "test_cbl=1", "test_gbl=1")
+    tree, out = sources.two_levels(tmp_path / "raw", 30), tmp_path / "data"
+    words = ("attributes=clusters", "clusters=2", "long_tail=4", "val=1", "test_cbl=1", "test_gbl=2")
     taken = {image[0] for images in built(tree, out, *words).values() for image in images}
-    left = [name for name in pictures(0) if name.removesuffix(".jpg") not in taken]
+    left = [path for path in sorted(tree.rglob("*.jpg")) if f"{path.parent.name}/{path.stem}" not in taken]
     assert len(left) > 2
     built(tree, out, *words)
     assert "nothing to do" in capsys.readouterr().out
-    for i, name in enumerate(left):
-        (tree / name).write_bytes(sources.jpeg(1000 + i, size=(20, 20), quality=50))
+    for i, path in enumerate(left):
+        path.write_bytes(sources.of_level(5000 + i, i % 2))
     again = built(tree, out, *words)
     said = capsys.readouterr().out
     assert "images that clusters were made from, in a split or not, have other sizes or times" in said

@@ -31,7 +31,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forward(pixels: np.ndarray) -> np.ndarray:
         sums = pixels.reshape(len(pixels), -1).sum(1, dtype=np.float64)
-        return np.stack([sums, np.full(len(sums), sums.sum()), np.arange(len(sums))], 1).astype(np.float32)
+        batch = np.full(len(sums), sums.sum())
+        return np.stack([sums * 1e-6, batch * 1e-9, np.arange(len(sums)) * 1e-3], 1).astype(np.float32)
 
     monkeypatch.setattr(features, "network", lambda name, weights: forward)
     monkeypatch.setattr(features, "BATCH", 4)
@@ -49,12 +50,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture()
 def tree(tmp_path: Path) -> Path:
-    for name in ("ant", "bee"):
-        (tmp_path / "raw" / name).mkdir(parents=True)
-        for i in range(EACH):
-            (tmp_path / "raw" / name / f"{i}.jpg").write_bytes(sources.jpeg(100 * (name == "bee") + i))
     (tmp_path / "w.pth").write_bytes(b"weights")
-    return tmp_path / "raw"
+    return sources.two_levels(tmp_path / "raw", EACH)
 
 
 def build(tree: Path, out: Path, how: tuple[str, ...], *words: str) -> Path:
@@ -69,7 +66,7 @@ def build(tree: Path, out: Path, how: tuple[str, ...], *words: str) -> Path:
             "clusters=2",
             "val=1",
             "test_cbl=1",
-            "test_gbl=1",
+            "test_gbl=2",
             *(word.format(tree.parent / "w.pth") for word in how),
             *words,
         ]
@@ -163,7 +160,7 @@ def test_damage_costs_no_other_piece(tree: Path, tmp_path: Path, asked: list[int
     with pytest.raises(DataError, match="2 images cannot be taken"):
         build(tree, tmp_path / "out", BY_NETWORK)
     assert len(list((work / "pieces").iterdir())) == 2
-    bad[0].write_bytes(sources.jpeg(500))
+    bad[0].write_bytes(sources.of_level(500, 1))
     bad[1].unlink()
     asked.clear()
     build(tree, tmp_path / "out", BY_NETWORK)
