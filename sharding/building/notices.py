@@ -1,7 +1,8 @@
-"""Counts what a build left out of its source, and what it took although it looks damaged.
+"""Counts what a build left out of its source, what it took although it looks damaged, and images that it cannot take.
 
 The build prints the counts at its end and keeps them in dataset.json under `notes`; sharding.verify repeats them as
-warnings for as long as the data set lives.
+warnings for as long as the data set lives. After an image that it cannot take it goes on to the others, so that one
+start tells of all, and refuses at its end.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from recipes.common.errors import DataError
+from sharding.progress import ProgressBar
+
 LEFT_OUT, DOUBTFUL = "left_out", "doubtful"
 """Entries of dataset.json's notes: reason -> {"count": how many, "first": names of the first of them}."""
 NAMED = 20
 """How many names are kept for each reason."""
+ENOUGH = 1000
+"""Damaged images after which no more are looked for: the source is not what it was taken for."""
 ALIKE = "images of a class whose names differ in case or extension alone"
 """A reason to doubt that sharding.verify reads: the build saw such names as different files of one folder."""
 _SAID = {LEFT_OUT: "left out", DOUBTFUL: "taken, but doubtful"}
@@ -85,3 +91,36 @@ def sentences(notes: Mapping[str, Any]) -> Iterator[str]:
             more = one["count"] - len(one["first"])
             names = ", ".join(one["first"]) + (f" and {more:,} more" if more else "")
             yield f"{one['count']:,} {said}: {reason} ({names})"
+
+
+class Damaged(DataError):
+    """Images whose bytes are damaged, or none of a kind that is taken.
+
+    Attributes:
+        images: name -> what is wrong, a few words; not empty.
+    """
+
+    def __init__(self, images: Mapping[str, str]) -> None:
+        super().__init__(images)
+        self.images = dict(images)
+
+    def __str__(self) -> str:
+        """Return the sentence that names the images, the first of many."""
+        names = list(self.images)
+        first = self.images[names[0]]
+        if len(names) == 1:
+            return f"{names[0]}: {first}"
+        count = f"{len(names):,}" + (" or more" if len(names) >= ENOUGH else "")
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        return (
+            f"{count} images cannot be taken: {', '.join(names[:NAMED])}{more}; of the first: {first}; once all are "
+            "replaced or taken out, the same command goes on"
+        )
+
+
+def add_damaged(found: dict[str, str], more: Mapping[str, str]) -> None:
+    """Add damaged images, name -> what is wrong, to those found before; the first is told at once."""
+    if more and not found:
+        first = Damaged(dict([*more.items()][:1]))
+        ProgressBar.write(f"{first} (the build goes on to the other images, and refuses at its end)")
+    found |= more

@@ -24,7 +24,7 @@ import numpy as np
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
 from sharding.building.keys import digest64
-from sharding.building.notices import Notices
+from sharding.building.notices import ENOUGH, Damaged, Notices, add_damaged
 from sharding.building.process_pool import in_order
 from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
 from sharding.format.dataset import DATASET_FILE, Split, digest_of
@@ -125,10 +125,11 @@ class _Made:
     relative: str
 
 
-_KEPT, _CHANGED, _UNRECORDED, _NEW = "kept", "changed", "unrecorded", "new"
+_KEPT, _CHANGED, _OTHER, _UNRECORDED, _NEW = "kept", "changed", "other", "unrecorded", "new"
 _SAID = {
     _KEPT: "{} of {} shards were there already, checked and kept",
     _CHANGED: "{} of {} shards were made again because their source changed",
+    _OTHER: "{} of {} shards were made again because their images, or words of the command, are others than before",
     _UNRECORDED: "{} of {} shards were made again because an earlier version did not record what they were made from",
 }
 
@@ -160,8 +161,9 @@ def pack(
         Relative folder -> index of its shards.
 
     Raises:
-        DataError: an image, which the sentence names, cannot be rendered, or a shard cannot be written; the shards
-            finished by then are kept.
+        Damaged: images cannot be rendered; all shards without one of them are finished and kept.
+        DataError: an image, which the sentence names, cannot be read, or a shard cannot be written; the shards finished
+            by then are kept.
     """
     folder = Path(folder)
     _check_keys(plan)
@@ -179,7 +181,7 @@ def pack(
     doubtful: dict[str, dict[str, None]] = {}  # words -> names in the order of the plan, each once
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
     with ProgressBar(sum(sizes), text, "img", smoothing=0.05) as bar:
-        for made in in_order(_made, render, mine, workers):
+        for made in _all_made(render, mine, workers):
             found[made.relative].append(made.index)
             states[made.state] += 1
             for words, names in made.doubtful.items():
@@ -353,15 +355,32 @@ def _shards(
             )
 
 
-def _made(render: Render, shard: _Shard) -> _Made:
-    """Return the shard, kept or made. Runs in a worker."""
+def _all_made(render: Render, shards: Iterable[_Shard], workers: int) -> Iterator[_Made]:
+    """Yield the shards, kept or made, but those with images that cannot be taken; at the end these are refused."""
+    damaged: dict[str, str] = {}
+    for made in in_order(_made, render, shards, workers):
+        if isinstance(made, _Made):
+            yield made
+            continue
+        add_damaged(damaged, made.images)
+        if len(damaged) >= ENOUGH:
+            break
+    if damaged:
+        raise Damaged(damaged)
+
+
+def _made(render: Render, shard: _Shard) -> _Made | Damaged:
+    """Return the shard, kept or made, or those of its images that are damaged. Runs in a worker."""
     relative = shard.folder.relative_to(shard.root).as_posix()
     with _told(shard, "read"):
         state, record = _state(shard)
         if state == _KEPT:
             return _Made(index_of_shard(shard.path), state, record["doubtful"], relative)
     with _told(shard, "written"):
-        digest, origins, doubtful = _write(render, shard)
+        try:
+            digest, origins, doubtful = _write(render, shard)
+        except Damaged as damaged:
+            return damaged
         sync_folder(shard.folder)
         _keep_record(shard, digest, origins, doubtful)
     with _told(shard, "read"):
@@ -383,8 +402,13 @@ def _told(shard: _Shard, what: str) -> Iterator[None]:
 
 
 def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, list[str]]]:
-    """Write the shard's tar; return its digest, what its images were made from, and odd ones (words -> names)."""
+    """Write the shard's tar; return its digest, what its images were made from, and odd ones (words -> names).
+
+    Raises:
+        Damaged: images cannot be rendered; all of the shard are looked at, and it is not written.
+    """
     origins: list[Origin] = []
+    damaged: dict[str, str] = {}
     doubtful: dict[str, list[str]] = {}
 
     def samples() -> Iterator[Sample]:
@@ -392,15 +416,21 @@ def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, 
             try:
                 data, origin = planned.where.traced()
                 jpg, more = render(planned, data)
+            except Damaged as error:
+                damaged.update(error.images)
+                continue
             except DataError:
                 raise  # it names the file
             except (ValueError, OSError) as error:
-                raise DataError(f"{planned.where}: {error}") from None
+                damaged[str(planned.where)] = str(error)
+                continue
             origins.append(origin)
             for words in doubts(data):
                 doubtful.setdefault(words, []).append(planned.where.short)
             extra = {**planned.extra, **more}
             yield Sample(planned.key, planned.source, jpg, planned.label, planned.group, planned.attribute, extra)
+        if damaged:
+            raise Damaged(damaged)
 
     with replacing(shard.path) as temporary:
         write_shard(temporary, samples(), shard.first)
@@ -440,7 +470,7 @@ def _state(shard: _Shard) -> tuple[str, dict[str, Any]]:
     """Return the state of the shard on the disk, and its record."""
     record = _record(shard.record)
     if record.get("plan") != shard.plan or not shard.path.exists():
-        return _NEW, {}
+        return _OTHER if record and shard.path.exists() else _NEW, {}
     known = _origins(record)
     if known is None:
         return _UNRECORDED, {}

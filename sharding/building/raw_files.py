@@ -18,6 +18,7 @@ from PIL import Image
 from recipes.common.errors import DataError
 from recipes.common.files import pread
 from recipes.common.retries import retried
+from sharding.building.notices import Damaged
 from sharding.building.source_stamps import Origin
 
 
@@ -67,7 +68,7 @@ class Place:
         """Read the raw bytes, and return them with what they come from.
 
         Raises:
-            DataError: as for `read`.
+            DataError: as for `read`; `Damaged` where the archive's checksum tells that the bytes are not the image's.
         """
         try:
             data, stamp = retried(self._bytes, str(self))
@@ -112,9 +113,9 @@ class Zipped(Place):
             try:
                 data = inflate.decompress(stretch, self.whole_size + 1)  # not more memory than the archive says
             except zlib.error as error:
-                raise DataError(f"{self}: damaged in the archive ({error})") from None
+                raise Damaged({str(self): f"damaged in the archive ({error})"}) from None
         if len(data) != self.whole_size or zlib.crc32(data) != self.crc32:
-            raise DataError(f"{self}: damaged in the archive (other size or checksum than it says)")
+            raise Damaged({str(self): "damaged in the archive (other size or checksum than it says)"})
         return data
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recipes.common.errors import DataError
+from sharding.building.notices import Damaged
 
 _THREADS = 8
 """Threads that ask for sizes and times: on a shared file system each answer takes a while."""
@@ -114,7 +115,10 @@ def refreshed(images: Sequence[Raw], known: Sequence[Origin]) -> list[Origin] | 
     for image, origin in zip(images, known, strict=True):
         stamp = stamps[image.path]
         if stamp is not None and (image.file, stamp) != (origin.file, origin.stamp):
-            before, origin = origin, image.traced()[1]
+            try:
+                before, origin = origin, image.traced()[1]
+            except Damaged:
+                return None
             if origin.sha256 != before.sha256:
                 return None
         found.append(origin)

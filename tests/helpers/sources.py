@@ -25,6 +25,23 @@ def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **optio
     return buffer.getvalue()
 
 
+def two_levels(folder: Path, each: int, classes: tuple[str, ...] = ("ant", "bee")) -> Path:
+    """Write class folders of `each` JPEGs, by turns dark and light, which are their clusters."""
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            (folder / name / f"{i}.jpg").write_bytes(of_level(1000 * k + i, i % 2))
+    return folder
+
+
+def of_level(seed: int, light: int) -> bytes:
+    """Make a JPEG of noise, dark or light."""
+    pixels = np.random.default_rng(seed).integers(0, 60, (20, 20, 3)) + (30, 180)[light]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
 def png(seed: int, mode: str = "RGB") -> bytes:
     """Make a PNG file; mode I;16 has 16 bits a pixel."""
     rng = np.random.default_rng(seed)

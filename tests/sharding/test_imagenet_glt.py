@@ -518,19 +518,38 @@ def test_bad_words_and_weights_are_one_sentence(
     assert "attributes=x cannot be used: imagenet_glt takes" in refused(capsys, [*base, "attributes=x"])
 
 
-def test_a_corrupt_image_is_named(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A truncated JPEG stops the features stage by its name; in the tar by its member's."""
-    images = sources.images_of({"n00000001": 12})
-    images["n00000001"]["n00000001_7.JPEG"] = images["n00000001"]["n00000001_7.JPEG"][:-150]
+@pytest.mark.parametrize(
+    ("source", "name"), [("tree", "tree/n00000002/{}"), ("train.tar", "train.tar, member n00000002/{}")]
+)
+def test_damaged_images_are_told_at_once_and_cost_their_class_alone(
+    source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Truncated JPEGs are named by the features stage, all of them, in the tar by their members; classes without one
+    have their features, which a later start keeps.
+    """
+    images = sources.images_of({"n00000001": 5, "n00000002": 70, "n00000003": 5})
+    for i in (7, 66):
+        images["n00000002"][f"n00000002_{i}.JPEG"] = images["n00000002"][f"n00000002_{i}.JPEG"][:-150]
     sources.tree(tmp_path / "tree", images)
     sources.tar_of_tars(tmp_path / "train.tar", images)
-    for source, name in (
-        ("tree", "n00000001/n00000001_7.JPEG: not a whole JPEG"),
-        ("train.tar", "train.tar, member n00000001/n00000001_7.JPEG: not a whole JPEG"),
-    ):
-        classes = list_classes(tmp_path / source, tmp_path, 1)
-        with pytest.raises(DataError, match=name):
-            features._pixels(None, tuple(classes["n00000001"].place(i) for i in range(12)))
+    (weights := tmp_path / "w.pth").write_bytes(b"weights")
+    classes = list(list_classes(tmp_path / source, tmp_path, 1).values())
+    decoded: list[int] = []
+
+    def seen(pixels: np.ndarray) -> np.ndarray:
+        decoded.append(len(pixels))
+        return np.ones((len(pixels), features.WIDTH))
+
+    monkeypatch.setattr(features, "_network", lambda weights: seen)
+    with pytest.raises(DataError) as refused:
+        features.extract(classes, tmp_path / "features", weights, 1)
+    names = ", ".join(f"{tmp_path}/{name}".format(f"n00000002_{i}.JPEG") for i in (66, 7))
+    assert str(refused.value).startswith(f"2 images cannot be taken: {names}; of the first: not a whole JPEG")
+    assert [path.stem for path in sorted((tmp_path / "features").iterdir())] == ["n00000001", "n00000003"]
+    decoded.clear()
+    with pytest.raises(DataError, match="2 images cannot be taken"):
+        features.extract(classes, tmp_path / "features", weights, 1)
+    assert not decoded
 
 
 def test_a_source_that_changed_is_listed_again(tmp_path: Path) -> None:

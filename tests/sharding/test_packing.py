@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from recipes.common.errors import DataError
-from sharding.building import packing
+from sharding.building import notices, packing
 from sharding.building.packing import Images, Planned, channel_statistics, finish, pack, planned_counts
-from sharding.building.raw_files import Place
+from sharding.building.raw_files import Place, Zipped
 from sharding.format.index import load_index
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
@@ -233,6 +233,47 @@ def test_a_bad_image_is_named_and_what_is_finished_stays(
     bad.write_bytes(whole)
     packed(tmp_path / "out", plan)
     assert before.items() <= written(tmp_path / "out").items()
+
+
+def test_damaged_images_are_told_at_once(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """Those of all shards, the first 20 by name; shards without one are finished and kept. An image that is in two
+    splits counts once. Of one whose damage a zip's checksum tells it is the same.
+    """
+    raw = tmp_path / "raw"
+    for i in (1, 2, 13):
+        (raw / f"{i}.jpg").write_bytes((raw / f"{i}.jpg").read_bytes()[:-200])
+    (tmp_path / "a.zip").write_bytes(sources.jpeg(3))
+    wrong = Zipped(str(tmp_path / "a.zip"), 0, 10, "b.jpg", whole_size=10, crc32=1)
+    plan["shared/test_gbl"][14] = dataclasses.replace(plan["shared/test_gbl"][14], where=wrong)
+    with pytest.raises(DataError) as refused:
+        packed(tmp_path / "out", plan)
+    names = ", ".join([*(f"{raw / str(i)}.jpg" for i in (1, 2, 13)), f"{tmp_path}/a.zip, member b.jpg"])
+    assert str(refused.value).startswith(f"4 images cannot be taken: {names}; of the first: not a whole JPEG")
+    assert str(refused.value).endswith("once all are replaced or taken out, the same command goes on")
+    before = written(tmp_path / "out")
+    assert sorted(before) == sorted(f"{split}/shard-00000{n}.tar" for split in plan for n in (1, 3))
+    for i in (1, 2, 13):
+        (raw / f"{i}.jpg").write_bytes(sources.jpeg(i))
+    plan["shared/test_gbl"][14] = dataclasses.replace(plan["shared/test_gbl"][14], where=Place(str(raw / "14.jpg")))
+    packed(tmp_path / "out", plan)
+    assert before.items() <= written(tmp_path / "out").items()
+    packed(tmp_path / "fresh", plan)
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_a_source_of_damaged_images_is_not_looked_through(
+    plan: dict[str, list[Planned]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a thousand damaged images (10 here) no more are looked for, and no more than 20 are named."""
+    monkeypatch.setattr(packing, "ENOUGH", 10)
+    monkeypatch.setattr(notices, "ENOUGH", 10)
+    monkeypatch.setattr(notices, "NAMED", 5)
+    for i in range(20):
+        (tmp_path / "raw" / f"{i}.jpg").write_bytes(b"\xff\xd8")
+    with pytest.raises(
+        DataError, match=r"^12 or more images cannot be taken: \S*0.jpg, .*4.jpg and 7 more; of the first: "
+    ):
+        packed(tmp_path / "out", plan)
 
 
 def test_a_missing_image_and_a_short_archive_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest, whole_file
+from sharding.building.notices import ENOUGH, Damaged, add_damaged
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.building.source_stamps import Origin, any_changed, refreshed
@@ -48,7 +49,8 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
         workers: number of processes that decode.
 
     Raises:
-        DataError: an image cannot be decoded, or the weights do not fit; the sentence names the file.
+        Damaged: images cannot be decoded; the features of all classes without one of them are there.
+        DataError: an image cannot be read, or the weights do not fit; the sentence names the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     digest = file_digest(weights)
@@ -66,16 +68,24 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
         for start in range(0, len(images), BATCH)
     )  # a generator: made as they are needed
     decoded = in_order(_pixels, None, jobs, workers)
+    damaged: dict[str, str] = {}
     with ProgressBar(sum(map(len, todo)), "features", "img", smoothing=0.05) as bar:
         for images in todo:
             features = np.empty((len(images), WIDTH), np.float16)
             origins: list[Origin] = []
             for start in range(0, len(images), BATCH):
-                batch, of_batch = next(decoded)
-                features[start : start + len(batch)] = forward(batch)
+                batch, of_batch, bad = next(decoded)
+                add_damaged(damaged, bad)
+                if not bad:
+                    features[start : start + len(batch)] = forward(batch)
                 origins += of_batch
                 bar.update(len(batch))
-            save(folder, images, features, digest, origins)
+            if len(origins) == len(images):
+                save(folder, images, features, digest, origins)
+            elif len(damaged) >= ENOUGH:
+                break
+    if damaged:
+        raise Damaged(damaged)
 
 
 def save(folder: Path, images: ClassImages, features: np.ndarray, weights: str, origins: Sequence[Origin]) -> None:
@@ -172,19 +182,23 @@ def _differs(source: Path, folder: Path, images: ClassImages) -> bool:
     return renamed or any_changed(source, _origins(folder, images) or [])
 
 
-def _pixels(_: None, places: tuple[Place, ...]) -> tuple[np.ndarray, list[Origin]]:
-    """Decode a batch: uint8 [B, 256, 256, 3], and what each image comes from. Runs in a worker."""
-    images, origins = [], []
+def _pixels(_: None, places: tuple[Place, ...]) -> tuple[np.ndarray, list[Origin], dict[str, str]]:
+    """Decode a batch: uint8 [B, 256, 256, 3], what each image comes from, and the damaged ones, which are in neither.
+
+    Runs in a worker.
+    """
+    images, origins = [np.empty((0, 256, 256, 3), np.uint8)], []
+    damaged = {}
     for place in places:
         try:
             data, origin = place.traced()
-            images.append(eval_pixels(picture_of(opened(data)), size=256, resize=260))
+            images.append(eval_pixels(picture_of(opened(data)), size=256, resize=260)[None])
             origins.append(origin)
         except DataError:
             raise  # the error names the file
         except ValueError as error:
-            raise DataError(f"{place}: {error}") from None
-    return np.stack(images), origins
+            damaged[str(place)] = str(error)
+    return np.concatenate(images), origins, damaged
 
 
 def _network(weights: Path) -> Callable[[np.ndarray], np.ndarray]:

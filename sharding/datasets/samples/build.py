@@ -23,7 +23,7 @@ from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.index import listed, write_names
 from sharding.datasets.samples.listed.plan import plan_of
 from sharding.datasets.samples.splits import FOLDERS
-from sharding.datasets.samples.stages.clusters import network_weights
+from sharding.datasets.samples.stages import features
 from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
 from sharding.format.dataset_json import finish_dataset, is_built
@@ -70,7 +70,7 @@ def build(request: Request) -> None:
     options = _options(request, found)
     base = Path(found.base) if found.base else None
     built = not request.stage and is_built(request.out, request.name, options)
-    if built and not source_changed(folder, base, found.files):
+    if built and not source_changed(folder, base, found.files) and not features.source_changed(request, found, work):
         print(f"{request.name} is already in {folder}: nothing to do")
         return
     if request.only_asks:
@@ -102,7 +102,7 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
             ("test_gbl", words.test_gbl),
             ("attribute_tail", words.attribute_tail and ":".join(map(str, words.attribute_tail))),
             *([("features", words.features), ("clusters", words.clusters)] if words.attributes == "clusters" else []),
-            ("weights", network_weights(request)),
+            ("weights", features.network_weights(request)),
         )
         if value is not None
     }
@@ -157,6 +157,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
         values=values.nested(),
         kind=values.kind,
     )
+    features.keep_finished(request, out / WORK)
     for relative, images in plan.items():
         print(f"{relative}: {len(images):,} images")
     for line in (*made.sentences, *notices.lines()):

@@ -12,7 +12,7 @@ Images are decoded `BATCH` at a time by worker processes, so memory does not gro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ from PIL import Image
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
 from sharding.building.dice import Dice
+from sharding.building.notices import ENOUGH, Damaged, add_damaged
 from sharding.building.process_pool import in_order
 from sharding.images.backbones import is_of_library, network
 from sharding.images.decoders import picture_of
@@ -38,6 +39,8 @@ LARGEST = 1e15
 """Numbers of a user's features at most: k-means adds up the squares of their float32."""
 _ROWS = 65_536
 """Rows of a user's array that are looked at at a time."""
+Batch = tuple[np.ndarray, Mapping[str, str]]
+"""Numbers of some images, [B, ...], and those of them that are damaged, name -> what is wrong; no numbers then."""
 
 
 class Pictures(Protocol):
@@ -47,7 +50,7 @@ class Pictures(Protocol):
         """Return how many there are."""
 
     def picture(self, row: int) -> Image.Image:
-        """Return a decoded image; a DataError names the one that cannot be."""
+        """Return a decoded image; `Damaged` names the one that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,24 @@ class PixelAxes:
 
 
 def pixel_axes(pictures: Pictures, seed: int, workers: int) -> PixelAxes:
-    """Find the principal components of the images."""
+    """Find the principal components of the images.
+
+    Raises:
+        Damaged: images cannot be decoded; all are looked at, for no features can be made then.
+    """
     count = len(pictures)
     drawn = np.arange(count) if count <= SAMPLE else np.sort(Dice(seed, _STREAM).permutation(count)[:SAMPLE])
     grey = all(in_order(_all_grey, pictures, _batches(drawn[:: max(1, len(drawn) // 500)]), workers))
     total: np.ndarray | int = 0
     products: np.ndarray | int = 0
-    for small in in_order(_small, (pictures, grey), _batches(drawn), workers):
-        numbers = small.astype(np.float64)  # every product and sum is a whole number below 2^53, so it is exact
-        total, products = total + numbers.sum(0), products + numbers.T @ numbers
+    damaged: dict[str, str] = {}
+    for small, bad in in_order(_small, (pictures, grey), _batches(drawn), workers):
+        add_damaged(damaged, bad)
+        if not damaged:
+            numbers = small.astype(np.float64)  # every product and sum is a whole number below 2^53, so it is exact
+            total, products = total + numbers.sum(0), products + numbers.T @ numbers
+    if damaged:
+        raise Damaged(damaged | _damaged_of(pictures, np.setdiff1d(np.arange(count), drawn), workers))
     sums = np.asarray(total)
     covariance = (len(drawn) * np.asarray(products) - np.outer(sums, sums)) / len(drawn) ** 2
     _, vectors = np.linalg.eigh(covariance)
@@ -83,14 +95,14 @@ def pixel_axes(pictures: Pictures, seed: int, workers: int) -> PixelAxes:
     return PixelAxes(grey, sums / len(drawn), axes * signs[:, None])
 
 
-def of_pixels(pictures: Pictures, axes: PixelAxes, rows: np.ndarray, workers: int) -> Iterator[np.ndarray]:
-    """Yield the features of some images, float32 [B, D] at a time."""
-    for small in in_order(_small, (pictures, axes.grey), _batches(rows), workers):
-        yield ((small - axes.mean) @ axes.axes.T).astype(np.float32)
+def of_pixels(pictures: Pictures, axes: PixelAxes, rows: np.ndarray, workers: int) -> Iterator[Batch]:
+    """Yield the features of some images, float32 [B, D] at a time, and the damaged ones."""
+    for small, damaged in in_order(_small, (pictures, axes.grey), _batches(rows), workers):
+        yield small if damaged else ((small - axes.mean) @ axes.axes.T).astype(np.float32), damaged
 
 
-def of_backbone(pictures: Pictures, name: str, weights: Path, rows: np.ndarray, workers: int) -> Iterator[np.ndarray]:
-    """Yield the features of some images by a network, float32 [B, D] at a time.
+def of_backbone(pictures: Pictures, name: str, weights: Path, rows: np.ndarray, workers: int) -> Iterator[Batch]:
+    """Yield the features of some images by a network, float32 [B, D] at a time, and the damaged ones.
 
     Raises:
         DataError: there is no such network, or the weights are not its own.
@@ -101,8 +113,8 @@ def of_backbone(pictures: Pictures, name: str, weights: Path, rows: np.ndarray, 
     else:
         forward, size = network(name, weights), 224 if name.startswith("vit_") else 256
         resize = size + 4
-    for pixels in in_order(_views, (pictures, size, resize), _batches(rows), workers):
-        yield forward(pixels)
+    for pixels, damaged in in_order(_views, (pictures, size, resize), _batches(rows), workers):
+        yield pixels if damaged else forward(pixels), damaged
 
 
 def save(path: Path, batches: Iterable[np.ndarray], count: int) -> None:
@@ -148,8 +160,18 @@ def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
+def _damaged_of(pictures: Pictures, rows: np.ndarray, workers: int) -> dict[str, str]:
+    """Return which of some images are damaged, name -> what is wrong; `ENOUGH` of them."""
+    damaged: dict[str, str] = {}
+    for _, bad in in_order(_small, (pictures, True), _batches(rows), workers):
+        damaged |= bad
+        if len(damaged) >= ENOUGH:
+            break
+    return damaged
+
+
 def _all_grey(pictures: Pictures, rows: np.ndarray) -> bool:
-    return all(_is_grey(pictures.picture(int(row))) for row in rows)
+    return bool(_of_each(pictures, rows, lambda image: np.array(_is_grey(image)))[0].all())
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -159,19 +181,30 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((red == green).all() and (red == blue).all())
 
 
-def _small(state: tuple[Pictures, bool], rows: np.ndarray) -> np.ndarray:
+def _small(state: tuple[Pictures, bool], rows: np.ndarray) -> Batch:
     """Decode images and make them small: uint8 [B, P]. Pillow averages in whole numbers."""
     pictures, grey = state
     mode, side = ("L", GREY_SIDE) if grey else ("RGB", RGB_SIDE)
-    return np.stack(
-        [
-            np.asarray(pictures.picture(int(row)).convert(mode).resize((side, side), Image.Resampling.BOX)).reshape(-1)
-            for row in rows
-        ]
-    )
+
+    def small(image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert(mode).resize((side, side), Image.Resampling.BOX)).reshape(-1)
+
+    return _of_each(pictures, rows, small)
 
 
-def _views(state: tuple[Pictures, int, int], rows: np.ndarray) -> np.ndarray:
+def _views(state: tuple[Pictures, int, int], rows: np.ndarray) -> Batch:
     """Decode images for a network: uint8 [B, size, size, 3]."""
     pictures, size, resize = state
-    return np.stack([eval_pixels(picture_of(pictures.picture(int(row))), size=size, resize=resize) for row in rows])
+    return _of_each(pictures, rows, lambda image: eval_pixels(picture_of(image), size=size, resize=resize))
+
+
+def _of_each(pictures: Pictures, rows: np.ndarray, made: Callable[[Image.Image], np.ndarray]) -> Batch:
+    """Decode images and make an array of each: [B, ...]."""
+    arrays: list[np.ndarray] = []
+    damaged: dict[str, str] = {}
+    for row in rows.tolist():
+        try:
+            arrays.append(made(pictures.picture(row)))
+        except Damaged as error:
+            damaged |= error.images
+    return np.empty(0) if damaged else np.stack(arrays), damaged

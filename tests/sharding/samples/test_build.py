@@ -21,6 +21,7 @@ from sharding.build import run
 from sharding.building.packing import WORK
 from sharding.datasets.samples.listed.index import write_names
 from sharding.datasets.samples.listed.texts import GrowingTexts
+from sharding.datasets.samples.stages import features
 from sharding.describe import describe
 from sharding.format.index import load_index
 from sharding.open import open_dataset
@@ -156,17 +157,20 @@ def test_clusters_make_both_editions(clustered: Path) -> None:
     assert verify(clustered / "tiny", workers=1).problems.count == 0
 
 
-def test_stages_and_parts_give_the_same_bytes(clustered: Path, digits: Path, tmp_path: Path) -> None:
-    """Stage by stage, in parts where a stage has them, every file comes out as from one command. Parts of features go
-    when no other part of a stage can read them any more.
+def test_stages_and_parts_give_the_same_bytes(
+    clustered: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage by stage, in parts where a stage has them, every file comes out as from one command. Pieces of features go
+    when no part of a stage can read them any more.
     """
+    monkeypatch.setattr(features, "PIECE", 128)
     kept = {}
     for stage, parts in (("index", 1), ("features", 2), ("clusters", 2), ("split", 1), ("pack", 2), ("finish", 1)):
         for part in range(parts, 0, -1):
             words = [f"part={part}/{parts}"] if parts > 1 else []
             built(digits, tmp_path, *CLUSTERS, f"stage={stage}", *words, name="tiny")
-        kept[stage] = len(list((tmp_path / "tiny" / ".work" / "features").glob("part-*.npy")))
-    assert kept == {"index": 0, "features": 2, "clusters": 2, "split": 0, "pack": 0, "finish": 0}
+        kept[stage] = len(list((tmp_path / "tiny" / ".work" / "features" / "pieces").glob("*.npy")))
+    assert kept == {"index": 0, "features": 3, "clusters": 3, "split": 0, "pack": 0, "finish": 0}
     assert forms.files_of(tmp_path / "tiny") == forms.files_of(clustered / "tiny")
 
 

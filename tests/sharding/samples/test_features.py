@@ -47,7 +47,7 @@ def grey(count: int = 90, seed: int = 0) -> Few:
 
 def of_all(pictures: Few, seed: int = 0, workers: int = 1) -> np.ndarray:
     axes = features.pixel_axes(pictures, seed, workers)
-    return np.concatenate(list(features.of_pixels(pictures, axes, np.arange(len(pictures)), workers)))
+    return np.concatenate([some for some, _ in features.of_pixels(pictures, axes, np.arange(len(pictures)), workers)])
 
 
 def test_pixel_features_are_principal_components() -> None:
@@ -142,10 +142,10 @@ def test_other_networks_give_what_their_last_layer_would_get(tmp_path: Path) -> 
     model = torchvision.models.get_model("mnasnet0_5").eval()
     torch.save(model.state_dict(), tmp_path / "w.pth")
     pictures = Few(np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3)).astype(np.uint8))
-    found = list(features.of_backbone(pictures, "mnasnet0_5", tmp_path / "w.pth", np.arange(2), 1))
+    found = [some for some, _ in features.of_backbone(pictures, "mnasnet0_5", tmp_path / "w.pth", np.arange(2), 1)]
     assert [batch.shape for batch in found] == [(2, 1280)]
     last = model.classifier[-1]
-    pixels = features._views((pictures, 256, 260), np.arange(2))
+    pixels = features._views((pictures, 256, 260), np.arange(2))[0]
     with torch.inference_mode():
         logits = model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255).numpy()
         np.testing.assert_allclose(last(torch.from_numpy(found[0])).numpy(), logits, rtol=1e-3, atol=1e-4)
@@ -166,7 +166,9 @@ def noise(count: int = 3) -> Few:
 
 def by_library(name: str, weights: Path) -> np.ndarray:
     pictures = noise()
-    return np.concatenate(list(features.of_backbone(pictures, name, weights, np.arange(len(pictures)), 1)))
+    return np.concatenate(
+        [some for some, _ in features.of_backbone(pictures, name, weights, np.arange(len(pictures)), 1)]
+    )
 
 
 def test_timm_networks_see_images_as_they_were_trained(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_timm_networks_see_images_as_they_were_trained(tmp_path: Path) -> None:
     found = by_library("timm:test_vit", tmp_path / "w.safetensors")
     for again in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
         assert by_library("timm:test_vit", again).tobytes() == found.tobytes()
-    pixels = features._views((noise(), 160, 168), np.arange(3))  # 160 of 160 / .95, mean and deviation .5
+    pixels = features._views((noise(), 160, 168), np.arange(3))[0]  # 160 of 160 / .95, mean and deviation .5
     with torch.inference_mode():
         batch_BCHW = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
         own = model.forward_head(model.forward_features(batch_BCHW), pre_logits=True)
@@ -209,7 +211,7 @@ def test_torchvisions_networks_of_the_two_names_differ_by_their_pixels(tmp_path:
     model = torchvision.models.get_model("mnasnet0_5").eval()
     torch.save(model.state_dict(), tmp_path / "w.pth")
     found = by_library("torchvision:mnasnet0_5", tmp_path / "w.pth")
-    pixels = features._views((noise(), 224, 232), np.arange(3))
+    pixels = features._views((noise(), 224, 232), np.arange(3))[0]
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
         batch_BCHW = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -225,7 +227,7 @@ def test_open_clips_image_tower_gives_features(tmp_path: Path) -> None:
 
     model, weights = tiny_clip.make(tmp_path)
     found = by_library(f"open_clip:{tiny_clip.NAME}", weights)
-    pixels = torch.from_numpy(features._views((noise(), 32, 32), np.arange(3))).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(features._views((noise(), 32, 32), np.arange(3))[0]).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.visual.image_mean, model.visual.image_std))
     with torch.inference_mode():
         np.testing.assert_allclose(found, model.encode_image((pixels - mean) / std), rtol=1e-4, atol=1e-5)

@@ -145,6 +145,57 @@ def test_images_of_a_program_elsewhere(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- what is said
+CUT_AGAIN = "all splits are cut again, and models trained on the old ones have seen images of the new tests"
+
+
+def test_splits_that_are_cut_again_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the reason: an image more, other words, and an image more where the build's own folder was deleted; not by
+    the first build, nor where the bytes of an image are others.
+    """
+    tree, out = folder(tmp_path / "raw", 1), tmp_path / "data"
+    built(tree, out)
+    (tree / "ant" / "0.jpg").write_bytes(sources.jpeg(7))
+    built(tree, out)
+    assert "cut again" not in capsys.readouterr().out
+    (tree / "ant" / "new.jpg").write_bytes(sources.jpeg(8))
+    built(tree, out)
+    said = capsys.readouterr().out
+    assert f"the source has other images or labels than before (25, 24 before): {CUT_AGAIN}\n" in said
+    assert "shards were made again because their images, or words of the command, are others than before" in said
+    built(tree, out, *WORDS, "long_tail=2")
+    assert f"clusters, or words of the command, are others than before: {CUT_AGAIN}\n" in capsys.readouterr().out
+    shutil.rmtree(out / "birds" / ".work")
+    (tree / "ant" / "more.jpg").write_bytes(sources.jpeg(9))
+    built(tree, out, *WORDS, "long_tail=2")
+    assert f"the source has other images or labels than before (26): {CUT_AGAIN}\n" in capsys.readouterr().out
+
+
+def test_an_image_in_no_split_counts_for_clusters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class tail leaves images out, by which clusters were found: where they are replaced, the same command gives
+    what a fresh build does. Where they are gone, there is nothing to do.
+    """
+    tree, out = sources.two_levels(tmp_path / "raw", 30), tmp_path / "data"
+    words = ("attributes=clusters", "clusters=2", "long_tail=4", "val=1", "test_cbl=1", "test_gbl=2")
+    taken = {image[0] for images in built(tree, out, *words).values() for image in images}
+    left = [path for path in sorted(tree.rglob("*.jpg")) if f"{path.parent.name}/{path.stem}" not in taken]
+    assert len(left) > 2
+    built(tree, out, *words)
+    assert "nothing to do" in capsys.readouterr().out
+    for i, path in enumerate(left):
+        path.write_bytes(sources.of_level(5000 + i, i % 2))
+    again = built(tree, out, *words)
+    said = capsys.readouterr().out
+    assert "images that clusters were made from, in a split or not, have other sizes or times" in said
+    assert again == built(tree, tmp_path / "fresh", *words)
+    assert forms.meta(out, "birds") == forms.meta(tmp_path / "fresh", "birds")
+    capsys.readouterr()
+    built(tree, out, *words)
+    assert "nothing to do" in capsys.readouterr().out
+    shutil.rmtree(tree)
+    built(tree, out, *words)
+    assert "nothing to do" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("before", ["finish", "index", "pack"])
 def test_sizes_are_those_of_the_images(before: str, tmp_path: Path) -> None:
     """Images that were replaced in their places, before a whole build or between its stages: what recipes start from is

@@ -74,7 +74,7 @@ def listed(asked: Samples, work: Path, workers: int, *, must_be_kept: bool = Fal
     for row in rows_of(request, asked.format or None):
         gathering.add(row)
     found, order = gathering.found()
-    of_images = _of_images(found)
+    of_images = stamps_of_images(found)
     taken, sizes = without_bad(found, order, request.notices, workers)
     stamps |= _stamps_of_archives(found)
     no_images = _known(found.place(row).path for row in np.setdiff1d(order, taken).tolist())
@@ -124,12 +124,14 @@ def _lines(found: Listed) -> Iterator[bytes]:
     return (f"{shown(name)}\n".encode() for name in found.names)
 
 
-def stamps_in_order(found: Listed) -> Iterator[list[tuple[int, int] | None]]:
-    """Yield today's size and mtime_ns of each image's file, for some images at a time; None for a missing one."""
+def stamps_of_images(found: Listed) -> np.ndarray:
+    """Return today's size and mtime_ns of each image's file, int64 [N, 2]; zeros for a missing one."""
+    stamps = np.zeros((len(found), 2), np.int64)
     for first in range(0, len(found), 10_000):
         paths = [found.place(row).path for row in range(first, min(first + 10_000, len(found)))]
         known = stamps_of(set(paths))
-        yield [known[path] for path in paths]
+        stamps[first : first + len(paths)] = [known[path] or (0, 0) for path in paths]
+    return stamps
 
 
 # ---------------------------------------------------------------------------------------------------------------- kept
@@ -184,15 +186,9 @@ def _unchanged(kept: Listed, asked: Samples, each: bool) -> bool:
         return False
     if not each:
         return True
-    now = _of_images(kept)
+    now = stamps_of_images(kept)
     is_missing = not now[:, 0].all()  # which is told where its bytes are needed
     return is_missing or kept.said.get("of_images") == hashlib.sha256(now.tobytes()).hexdigest()
-
-
-def _of_images(found: Listed) -> np.ndarray:
-    """Return today's size and time of each image's file, int64 [N, 2]; zeros for a missing one."""
-    parts = ([stamp or (0, 0) for stamp in part] for part in stamps_in_order(found))
-    return np.concatenate([np.array(part, np.int64).reshape(-1, 2) for part in parts])
 
 
 def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:

@@ -23,7 +23,7 @@ from sharding.datasets.samples.listed.plan import Labelled
 from sharding.datasets.samples.long_tail import LongTail, parsed
 from sharding.datasets.samples.splits import Pool, Wishes, cut
 from sharding.datasets.samples.stages.clusters import clusters_of
-from sharding.format.dataset import digest_of
+from sharding.format.dataset import digest_of, read_dataset
 from sharding.format.index import kept_arrays, save_npz
 from sharding.sources.row_checks import is_line
 
@@ -70,6 +70,7 @@ def decided(request: Request, found: Listed, work: Path) -> Decided | None:
     path = work / FILE
     kept = _kept(path, found, made)
     if request.does("split") and kept is None:
+        _say_if_cut_again(request, found, path)
         _keep(path, _cut(request, found, clusters), made)
         kept = _kept(path, found, made)
     if kept is None:
@@ -94,6 +95,24 @@ def _made_from(request: Request, found: Listed, clusters: np.ndarray | None) -> 
     return digest_of([found.digest, request.seed, files, chosen, wishes, kinds])
 
 
+def _say_if_cut_again(request: Request, found: Listed, path: Path) -> None:
+    """Tell that splits are cut again, and why, where there are earlier ones or a finished data set of other images."""
+    arrays = kept_arrays(path, "said")
+    count, images = _said(arrays).get("images", (None, None)) if arrays else (None, None)
+    try:
+        built = read_dataset(request.out, request.name).meta["build"].get("images")
+    except DataError:
+        built = None
+    if {images, built} - {None, found.digest}:
+        numbers = f"{len(found):,}" + (f", {count:,} before" if count is not None else "")
+        why = f"the source has other images or labels than before ({numbers})"
+    elif arrays:
+        why = "clusters, or words of the command, are others than before"
+    else:
+        return
+    print(f"{why}: all splits are cut again, and models trained on the old ones have seen images of the new tests")
+
+
 def _cut(request: Request, found: Listed, clusters: np.ndarray | None) -> dict[str, Any]:
     """Decide: name -> array, and `said`, which holds JSON values."""
     words, names = request.samples, found.classes
@@ -112,6 +131,7 @@ def _cut(request: Request, found: Listed, clusters: np.ndarray | None) -> dict[s
     wishes = Wishes(tail, words.attribute_tail, words.val, words.test_cbl, words.test_gbl)
     done = cut(pool, wishes, request.seed)
     said = {
+        "images": [len(found), found.digest],
         "editions": done.editions,
         "chosen": words.groups,
         "by_column": words.attributes == "column",
@@ -186,10 +206,15 @@ def _keep(path: Path, arrays: Mapping[str, Any], made: str) -> None:
     save_npz(path, {**arrays, "said": said})
 
 
+def _said(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(arrays["said"].tobytes())
+    return said
+
+
 def _kept(path: Path, found: Listed, made: str) -> Decided | None:
     """Read what was decided, if it was made from the same."""
     arrays = kept_arrays(path, *_ARRAYS)
-    if not arrays or (said := json.loads(arrays["said"].tobytes()))["made"] != made:
+    if not arrays or (said := _said(arrays))["made"] != made:
         return None
     folders = list(dict.fromkeys(folder for splits in said["editions"].values() for folder in splits.values()))
     rows = kept_arrays(path, *(f"rows {folder}" for folder in folders))
