@@ -262,8 +262,7 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
         (["batch.size=100"], "batch.size=100 is no multiple of batch.bn=128"),
         (
             ["ifl.environments=3"],
-            "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is "
-            "legal",
+            "batch.bn=128 is no multiple of the 3 environments, and batch.size=258 batch.bn=129 is legal",
         ),
         (["ifl.alpha=[1]"], "one alpha for each milestone is legal"),
         (["ifl.alpha=[1, -1]"], "must not be negative"),
@@ -299,14 +298,17 @@ def test_refusals_name_key_value_and_nearest(words: list[str], sentence: str) ->
     "words, advice",
     [
         ([], ["batch.size=258", "batch.bn=129"]),
+        (["data=digits_glt"], ["batch.size=132", "batch.bn=33"]),
+        (["data=fashion_glt"], ["batch.size=66", "batch.bn=33"]),
         (["batch.bn=0"], ["batch.size=258"]),
-        (["batch.bn=0", "batch.micro=32"], ["batch.size=258", "batch.micro=129"]),
+        (["batch.bn=0", "batch.micro=32"], ["batch.size=264", "batch.micro=33"]),
+        (["batch.bn_by=env"], ["batch.size=384"]),
     ],
 )
 def test_three_environments_as_advised_are_legal(words: list[str], advice: list[str]) -> None:
-    """The advice that the refusal of three environments gives works, and names no groups that a network without batch
-    normalisation has not."""
-    assert refused("ifl.environments=3", *words).endswith(f"for 3 environments {' '.join(advice)} is legal")
+    """The advice that the refusal of three environments gives works, keeps about as many rows in as many groups, and
+    names no groups that a network without batch normalisation has not."""
+    assert refused("ifl.environments=3", *words).endswith(f", and {' '.join(advice)} is legal")
     assert resolve(["ifl.environments=3", *words, *advice]).streams == 3
 
 
