@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
-from recipes.resolve import dump, load_resolved, resolve
+from recipes.resolve import dump, load_resolved, merge, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
 from recipes.table_layout import Layout
 from tests.helpers import shipped
@@ -950,6 +950,7 @@ def test_a_written_out_recipe_keeps_its_data_edition_and_preset(tmp_path: Path, 
     [
         ("glt_ifl", ["schedule.epochs=48"], "ifl.milestones", ["ifl.milestones=[0.6,0.8]"]),
         ("glt_ifl", ["ifl=null"], "batch.replacement", ["batch.replacement=null"]),
+        ("glt_baseline", ["method.name=bbn", "model.init=own"], "batch.replacement", ["batch.replacement=null"]),
         ("glt_ldam", ["schedule.epochs=200"], "schedule.drops", ["schedule.drops=[0.8,0.9]"]),
         ("glt_crt", ["seed=1"], "method.init_from", ["method.init_from=glt_baseline"]),
         ("glt_crt", ["data.image_size=28"], "method.init_from", ["method.init_from=glt_baseline"]),
@@ -972,6 +973,40 @@ def test_a_written_out_recipe_is_not_changed_by_halves(
         resolve([f"recipe={path}", *words, *both]).run_name
         == resolve([f"recipe={name}", "data=digits_glt", *words]).run_name
     )
+
+
+def test_a_written_out_recipe_keeps_the_pixels_of_another_network_no_more_than_a_recipe_does(tmp_path: Path) -> None:
+    """A library's network says an image size and what it belongs to, so its name alone is refused over a set of larger
+    images, from a network of ifl/models and back; small sets have their own, and so have networks of ifl/models."""
+    values = ["data.image_size=224", "data.test_resize=256", "data.mean=[.4,.4,.4]", "data.std=[.3,.3,.3]"]
+    path, name = tmp_path / "recipe.yaml", "torchvision:resnet18"
+    large = resolve(["data=imagenet_glt"])
+    path.write_text(dump(large))
+    assert resolve([f"recipe={path}", "model.name=resnet50"]).data.image_size == 112
+    for of_run, changed in ((large.model.name, name), (name, "resnet50")):
+        large.model.name = of_run
+        path.write_text(dump(large))
+        with pytest.raises(RecipeError, match=r"model\.name alone cannot change .* whose data\.image_size is written"):
+            data_section([f"recipe={path}", f"model.name={changed}"])
+        assert data_section([f"recipe={path}", f"model.name={changed}", *values])["image_size"] == "224"
+    path.write_text(dump(resolve(["data=digits_glt"])))
+    assert data_section([f"recipe={path}", f"model.name={name}"])["image_size"] == 32
+
+
+def data_section(words: list[str]) -> dict[str, Any]:
+    """The data section that words mean, before any library is asked about its network."""
+    data: dict[str, Any] = merge(words)[0]["data"]
+    return data
+
+
+def test_a_method_of_other_streams_is_only_refused_where_the_draws_follow(tmp_path: Path) -> None:
+    """The preset corrected never draws with replacement, and with IFL the paper preset always does."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(resolve(["data=digits_glt", "preset=corrected"])))
+    assert resolve([f"recipe={path}", "method.name=bbn"]).batch.replacement is False
+    assert resolve([f"recipe={path}", "ifl.environments=2", "ifl.unseen=class_mean"]).batch.replacement is False
+    path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
+    assert resolve([f"recipe={path}", "method.name=balanced_softmax"]).batch.replacement is True
 
 
 def test_a_written_out_recipe_keeps_epochs_that_are_kept(tmp_path: Path) -> None:
