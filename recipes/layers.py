@@ -218,7 +218,7 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
                 )
     own, now = (_is_weighted(values) for values in (recipe, wanted))
     if axes.preset == "paper" and own != now and value_at(command, "batch.replacement", _ABSENT) is _ABSENT:
-        key = "ifl" if "ifl" in command else "method.name"
+        key = "method.name" if (recipe["ifl"] is None) == (wanted["ifl"] is None) else "ifl"
         raise RecipeError(
             f"{key} alone cannot change {path}, whose batch.replacement is written out: give both, or start from "
             "recipe=NAME"
