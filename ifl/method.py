@@ -99,14 +99,17 @@ class BaseMethod:
         self.memory: dict[str, torch.Tensor] = {}
 
     def to(self, device: torch.device) -> None:
-        """Move every tensor of the method to the device."""
+        """Move every tensor and module of the method to the device."""
         for key, value in vars(self).items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor | nn.Module):
                 setattr(self, key, value.to(device))
         self.memory = {key: value.to(device) for key, value in self.memory.items()}
 
     def head(self) -> nn.Module:
-        """Make the classifier: features float [B, D] -> logits float [B, K], or a tuple of these and `Output.parts`."""
+        """Make the classifier: features float [B, D] -> logits float [B, K], or a tuple of these and `Output.parts`.
+
+        All that a method learns is a parameter of this module; beside it nothing is trained or saved.
+        """
         return nn.Linear(self.task.feature_dim, len(self.task.class_counts), bias=False)
 
     def adopt(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -126,7 +129,10 @@ class BaseMethod:
         return output.logits_BK
 
     def notes(self, output: Output, rows: Rows) -> torch.Tensor | None:
-        """Return float [B, C]: what all ranks need to know about each row of the step; see `remember`."""
+        """Return float [B, C]: what all ranks need to know about each row of the step; see `remember`.
+
+        They travel as multiples of 2**-24 (6e-8), below 2**38: smaller ones become 0, unless the method scales them.
+        """
         return None
 
     def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
@@ -135,7 +141,8 @@ class BaseMethod:
         Args:
             ids_G: int64 [G], sample ids.
             labels_G: int64 [G].
-            notes_GC: float64 [G, C], in canonical row order, the same on all ranks.
+            notes_GC: float64 [G, C], the `notes` rounded to multiples of 2**-24, in canonical row order, the same on
+                all ranks.
         """
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -52,13 +52,18 @@ LIMITS = {
 """How a number is compared with a limit, and the words for it."""
 
 
-def literals(path: Path, names: Iterable[str], refusal: type[UserError] = RecipeError) -> dict[str, Any]:
+def literals(path: Path, usual: Mapping[str, Any], refusal: type[UserError] = RecipeError) -> dict[str, Any]:
     """Read the module-level assignments of literals to some names, without running the file.
 
+    Args:
+        path: the file.
+        usual: the names, and the value of each that the file does not assign.
+        refusal: what to raise.
+
     Raises:
-        UserError: the file is no Python, or one of them is not a literal; a `refusal` that names the line.
+        UserError: the file is no Python, one of them is not a literal, or one of their kind is assigned to a name that
+            lacks its S or has one too many; a `refusal` that names the line.
     """
-    found: dict[str, Any] = {}
     try:
         module = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except SyntaxError as error:
@@ -66,19 +71,41 @@ def literals(path: Path, names: Iterable[str], refusal: type[UserError] = Recipe
         raise refusal(f"{path}{line}: no legal Python: {error.msg}") from None
     except (OSError, ValueError) as error:  # no UTF-8
         raise refusal(f"{path} cannot be read as Python: {error}") from None
-    for node in module.body:
-        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+    found, assigned = dict(usual), list(_assigned(module))
+    slips = {name[:-1] if name.endswith("S") else f"{name}S": name for name in usual.keys() - dict(assigned).keys()}
+    for name, node in assigned:
+        if name not in usual and name not in slips:
             continue
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            if isinstance(target, ast.Name) and target.id in names:
-                try:
-                    found[target.id] = ast.literal_eval(node.value)
-                except (ValueError, TypeError):  # the latter of {[]: 1}
-                    raise refusal(
-                        f"{path}, line {node.lineno}: {target.id} must be a literal, for it is read without running "
-                        "the file"
-                    ) from None
+        value = _literal(node)
+        if name in slips and type(value) in (type(usual[slips[name]]), list):
+            raise refusal(f"{path}, line {node.lineno}: {name} is read by nobody: did you mean {slips[name]}?")
+        if name in usual and value is _COMPUTED:
+            raise refusal(
+                f"{path}, line {node.lineno}: {name} must be a literal, for it is read without running the file"
+            )
+        if name in usual:
+            found[name] = value
     return found
+
+
+def _assigned(module: ast.Module) -> Iterator[tuple[str, ast.Assign | ast.AnnAssign]]:
+    """List the names that a file assigns at module level, each with the statement."""
+    for node in module.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name):
+                    yield target.id, node
+
+
+_COMPUTED = object()
+
+
+def _literal(node: ast.Assign | ast.AnnAssign) -> Any:
+    """Return the value that a statement assigns, `_COMPUTED` where it is no literal."""
+    try:
+        return ast.literal_eval(node.value) if node.value else _COMPUTED
+    except (ValueError, TypeError):  # the latter of {[]: 1}
+        return _COMPUTED
 
 
 @dataclass(frozen=True)
@@ -136,7 +163,7 @@ def declared_in(path: Path) -> Declaration:
     Raises:
         RecipeError: as `declaration`.
     """
-    declared = Declaration(**literals(path, tuple(Declaration.__dataclass_fields__)))
+    declared = Declaration(**literals(path, vars(Declaration())))
     for key, value, legal in (
         ("FORM", [declared.FORM], FORMS),
         ("TRAINS", [declared.TRAINS], ("all", "head", "nothing")),
@@ -227,6 +254,6 @@ def forms_in(path: Path) -> tuple[str, ...]:
     Raises:
         RecipeError: as `model_forms`.
     """
-    forms = literals(path, ("FORMS",)).get("FORMS", ("plain",))
+    forms = literals(path, {"FORMS": ("plain",)})["FORMS"]
     _check_choice(path, "FORMS", forms, FORMS)
     return (*forms, "twin")

@@ -18,7 +18,7 @@ from recipes.common.addresses import PIPE, is_remote, path_fault
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
 from recipes.dataset_values import FILE, FILE_ALONE, KINDS, SMALL, Described, described, is_name, sets_in
-from recipes.declarations import PRESETS
+from recipes.declarations import PRESETS, declaration
 from recipes.folders import make_absolute
 from recipes.identity import science_keys, section_in
 from recipes.noted import Noted
@@ -208,20 +208,26 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
                 f"{key}={value} cannot change {path}, which is written out for {key}={own}: start from recipe=NAME "
                 "instead"
             )
-    for key, follows in _written_from(recipe, overlaid([Layer(file.origin, recipe), Layer(COMMAND, command)])).items():
+    wanted = overlaid([Layer(file.origin, recipe), Layer(COMMAND, command)])
+    for key, follows in _written_from(recipe, wanted).items():
         for other in follows:
-            if _is_changed(command, recipe, key) and _value_at(command, other, _ABSENT) is _ABSENT:
+            if _is_changed(command, recipe, key) and value_at(command, other, _ABSENT) is _ABSENT:
                 raise RecipeError(
                     f"{key} alone cannot change {path}, whose {other} is written out: give both, or start from "
                     "recipe=NAME"
                 )
-    changed, batch = (command.get(section, {}) for section in ("ifl", "batch"))
-    is_switched = "ifl" in command and bool(recipe["ifl"]) != (changed is not None)
-    if is_switched and "replacement" not in (batch or {}):
+    own, now = (_is_weighted(values) for values in (recipe, wanted))
+    if axes.preset == "paper" and own != now and value_at(command, "batch.replacement", _ABSENT) is _ABSENT:
+        key = "method.name" if (recipe["ifl"] is None) == (wanted["ifl"] is None) else "ifl"
         raise RecipeError(
-            f"ifl cannot be switched in {path}, whose batch.replacement is written out: give both, or start from "
+            f"{key} alone cannot change {path}, whose batch.replacement is written out: give both, or start from "
             "recipe=NAME"
         )
+
+
+def _is_weighted(values: Mapping[str, Any]) -> bool:
+    """Say whether values of a recipe have streams that the paper preset draws with replacement."""
+    return values["ifl"] is not None or "class_inverse" in declaration(str(value_at(values, "method.name"))).STREAMS
 
 
 def _written_from(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -231,26 +237,30 @@ def _written_from(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[
         recipe: its values.
         wanted: those with the command's over them.
     """
-    steps = {_value_at(values, "schedule.decay") for values in (recipe, wanted)} == {"steps"}
+    steps = {value_at(values, "schedule.decay") for values in (recipe, wanted)} == {"steps"}
     by_epochs = {
         "ifl.milestones": recipe["ifl"] and wanted["ifl"],
-        "schedule.drops": steps and _value_at(recipe, "schedule.by") == "epoch" and _value_at(recipe, "schedule.drops"),
-        "log.keep": _value_at(recipe, "log.keep"),
+        "schedule.drops": steps and value_at(recipe, "schedule.by") == "epoch" and value_at(recipe, "schedule.drops"),
+        "log.keep": value_at(recipe, "log.keep"),
     }
     # A first stage has the same seed, network and data; one that was named with another seed stays what it is.
     own = f"-{recipe['data']['name']}-{recipe['train']}-s{recipe['seed']}-"
-    sources = [key for key in ("method.init_from", "method.eval_of") if own in str(_value_at(recipe, key))]
+    sources = [key for key in ("method.init_from", "method.eval_of") if own in str(value_at(recipe, key))]
     shared = [key for key in science_keys(Recipe) if key.startswith(("model.", "data."))]
+    is_said = any(library_of(value_at(values, "model.name")) for values in (recipe, wanted))
+    pixels = [f"data.{key}" for key in ("image_size", "test_resize", "mean", "std")]
+    of_network = pixels if is_said and not _is_small(value_at(recipe, "data.image_size")) else []
     return {
         "schedule.epochs": [key for key, follows in by_epochs.items() if follows],
         **dict.fromkeys(["seed", "batch.budget", "optim.precision", *shared], sources),
+        "model.name": [*sources, *of_network],
     }
 
 
 _ABSENT = object()
 
 
-def _value_at(values: Any, dotted: str, absent: Any = None) -> Any:
+def value_at(values: Any, dotted: str, absent: Any = None) -> Any:
     """Return the value of a dotted key in nested values, or what stands for none."""
     for part in dotted.split("."):
         values = values.get(part, absent) if isinstance(values, Mapping) else absent
@@ -259,9 +269,9 @@ def _value_at(values: Any, dotted: str, absent: Any = None) -> Any:
 
 def _is_changed(command: Mapping[str, Any], recipe: Mapping[str, Any], key: str) -> bool:
     """Say whether a command gives a key another value than a written-out recipe; of what is not legal it says no."""
-    given = _value_at(command, key)
+    given = value_at(command, key)
     try:
-        return given is not None and as_typed(given, annotation_of(key)) != _value_at(recipe, key)
+        return given is not None and as_typed(given, annotation_of(key)) != value_at(recipe, key)
     except ValueError:
         return False  # the schema says why
 
@@ -548,10 +558,14 @@ def with_network(layers: Sequence[Layer], data: Data) -> tuple[list[Layer], Fact
         return list(layers), None  # the schema says what is wrong with them
     facts = facts_of(checked.name, checked.args)
     said = overlaid(data.layers).get("data", {})
-    size = str(said.get("image_size", "")) if isinstance(said, dict) else ""
-    place = 0 if size.isdecimal() and int(size) <= SMALL_PIXELS else len(data.layers)
+    place = 0 if _is_small(value_at(said, "image_size")) else len(data.layers)
     own = Layer(network_origin(checked.name, facts), facts.values)
     return [*layers[:place], own, *layers[place:]], facts
+
+
+def _is_small(size: Any) -> bool:
+    """Say whether a data set's own image size, mean and std win over a network's."""
+    return str(size).isdecimal() and int(size) <= SMALL_PIXELS
 
 
 def network_origin(name: str, facts: Facts) -> str:

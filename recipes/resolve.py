@@ -26,6 +26,7 @@ from recipes.identity import departures, science_values
 from recipes.layers import (
     COMMAND,
     Axes,
+    Layer,
     axes_of,
     data_of,
     find_recipe,
@@ -38,6 +39,7 @@ from recipes.layers import (
     recipe_file,
     refuse_changes,
     site_layers,
+    value_at,
     with_network,
 )
 from recipes.messages import sentence
@@ -107,7 +109,7 @@ def merge(
     if not file.is_written_out:  # which says every value
         layers, network = with_network(layers, data)
     tree, origins = merged(layers)
-    _follow_optimiser(tree, origins, [layer.origin for layer in layers], preset_origin(axes.preset))
+    _follow_optimiser(tree, origins, layers, preset_origin(axes.preset))
     if network and not network.normalises:
         _free_groups(tree, origins)
     make_absolute(tree)
@@ -132,34 +134,37 @@ def _count_draws(tree: dict[str, Any], origins: dict[str, str], said: Described,
     origins[key] = f"the counts in {said.origin}"
 
 
-def _follow_optimiser(tree: dict[str, Any], origins: Mapping[str, str], order: Sequence[str], of_preset: str) -> None:
-    """Take out what weaker layers than the one that names the optimiser say for another; a preset's is for SGD.
+def _follow_optimiser(
+    tree: dict[str, Any], origins: Mapping[str, str], layers: Sequence[Layer], of_preset: str
+) -> None:
+    """Take out what layers say for another optimiser than the one that is named last; a preset's is for SGD.
 
     Args:
         tree: the merged values.
         origins: the origin of each, by its dotted key.
-        order: the layers' origins, the weakest first.
-        of_preset: that of the preset's layer.
+        layers: what was merged, the weakest first.
+        of_preset: the origin of the preset's layer.
 
     Raises:
-        RecipeError: another optimiser than SGD has no learning rate that was meant for it.
+        RecipeError: the optimiser has no learning rate that was meant for it.
     """
     optim = tree.get("optim")
     name = optim.get("name") if isinstance(optim, dict) else None
     if not isinstance(optim, dict) or name not in OPTIMISERS:
         return
-    place = order.index(origins["optim.name"])
+    order = [layer.origin for layer in layers]
 
     def is_for_another(key: str) -> bool:
         origin = origins.get(f"optim.{key}")
-        return origin in (None, of_preset) or order.index(origin) < place
+        below = [] if origin in (None, of_preset) else layers[: order.index(origin) + 1]
+        return value_at(overlaid(below), "optim.name", "sgd") != name
 
     optim |= {key: None for key, names in OPTIMISERS_OF.items() if name not in names and is_for_another(key)}
-    if name != "sgd" and is_for_another("lr"):
+    if is_for_another("lr"):
         raise RecipeError(
             f"optim.name={name} ({origins['optim.name']}) needs an optim.lr beside it, for "
             f"{optim.get('lr', Optim().lr)} ({origins.get('optim.lr', 'the schema')}) is not meant for it: give both, "
-            "such as optim.lr=0.001"
+            f"such as optim.lr={Optim().lr if name == 'sgd' else 0.001}"
         )
 
 

@@ -572,13 +572,15 @@ def divisible(recipe: Recipe) -> str:
             return ""
         return (
             f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x "
-            f"{batch.group_key}={batch.group}"
+            f"{batch.group_key}={batch.group}, and batch.size={batch.size + -batch.size % (streams * batch.group)} is "
+            "legal"
         )
-    if (batch.group or batch.size) % streams == 0:
+    held = batch.group or batch.size
+    if held % streams == 0:
         return ""
-    key = f"{batch.group_key}={batch.group}" if batch.group else f"batch.size={batch.size}"
-    advice = f"batch.size=258 {batch.group_key}=129" if batch.group else "batch.size=258"
-    return f"{key} is no multiple of the {streams} environments; for 3 environments {advice} is legal"
+    legal, key = held + -held % streams, batch.group_key if batch.group else "batch.size"
+    advice = f"batch.size={legal * _groups(recipe)}" + (f" {key}={legal}" if batch.group else "")
+    return f"{key}={held} is no multiple of the {streams} environments, and {advice} is legal"
 
 
 RULES = (

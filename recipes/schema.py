@@ -711,7 +711,12 @@ class Log(Section):
         ),
     )
     digest_every: int = operation(
-        50, "steps between two comparisons of parameters, centers and confidence over the ranks", ge=1
+        50,
+        (
+            "steps between two comparisons over the ranks of what all hold: parameters, buffers, centers, the streams' "
+            "weights, class means and the method's memory"
+        ),
+        ge=1,
     )
     stuck_after_s: float = operation(
         600.0,

@@ -12,7 +12,7 @@ from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.common.files import write_whole
 from recipes.folders import place_aside
-from recipes.resolve import dump
+from recipes.resolve import dump, load_resolved
 from recipes.schema import Recipe
 
 
@@ -20,9 +20,42 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     """Make the run folder, private to the user, and put the resolved recipe into it.
 
     A recipe that is there is replaced; the new one differs from it only in how it runs.
+
+    Raises:
+        RecipeError: the run began with other defaults of the method's arguments.
     """
+    if others := _other_defaults(recipe, folder):
+        raise RecipeError(f"{folder.name} {others}")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_whole(folder / "recipe.yaml", dump(recipe))
+
+
+def _other_defaults(recipe: Recipe, folder: Path) -> str:
+    """Say that a run in progress began with other defaults of the method's arguments, which no run's name tells.
+
+    A sentence without the run's name; empty where none differs. An argument that the run does not know has its default.
+    """
+    from slurm.monitoring.run_state import has_begun, is_finished
+
+    if is_finished(folder) or not has_begun(folder):
+        return ""
+    try:
+        began = load_resolved(folder / "recipe.yaml").method.args
+    except RecipeError:
+        return ""  # damaged: it is written again
+    now = recipe.method.args
+    changed = [
+        f"method.args.{key}={value}, and its default is {now[key]} now"
+        for key, value in began.items()
+        if key in now and now[key] != value
+    ]
+    if not changed:
+        return ""
+    file = search_path.place(search_path.METHODS, recipe.method.name)
+    return (
+        f"began with {'; '.join(changed)}: the old default in {file} goes on with it, and again=yes makes it again and "
+        "keeps the old folder beside it"
+    )
 
 
 def other_code(recipe: Recipe, folder: Path) -> str:
@@ -30,6 +63,8 @@ def other_code(recipe: Recipe, folder: Path) -> str:
 
     A sentence without the run's name; empty where no file differs, or where the run is older than the digests.
     """
+    if others := _other_defaults(recipe, folder):
+        return others
     try:
         began = json.loads((folder / "meta.json").read_text())["code"]
         now = code_digests(recipe)

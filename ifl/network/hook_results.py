@@ -6,7 +6,7 @@ by the size of a micro-batch. It may be of another shape from some epoch on, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,6 +47,37 @@ def look_at_network(backbone: nn.Module, head: nn.Module, model: str, method: st
 
     backbone.register_forward_hook(lambda module, arguments, given: features(arguments[0], given))
     head.register_forward_hook(lambda module, arguments, given: logits(arguments[0], given))
+
+
+def refuse_untrained(method: BaseMethod, head: nn.Module, name: str) -> None:
+    """Refuse parameters that a method holds beside its head: nothing would train, save or export them.
+
+    Args:
+        method: of the file `ifl/methods/NAME.py`.
+        head: what its head() gave, whose parameters the method may hold, too.
+        name: the method's.
+
+    Raises:
+        WrongResult: an attribute holds such a parameter.
+    """
+    trained = set(map(id, head.parameters()))
+    for key, value in vars(method).items():
+        if any(part.requires_grad and id(part) not in trained for part in _tensors_in(value)):
+            raise WrongResult(
+                f"{search_path.place(search_path.METHODS, name)}: self.{key} holds parameters that nothing trains or "
+                "saves: legal are those of the module that head() gives, and constants, by requires_grad_(False)"
+            )
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """List the tensors of an attribute: itself, a module's parameters, and those of what a list or mapping holds."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(item)
 
 
 def look_at_method(method: BaseMethod, name: str, k: int) -> None:

@@ -15,7 +15,7 @@ from ifl.network import adapters, lora
 from ifl.network.added_layers import Added
 from ifl.network.backbone import build_backbone, feature_dim_of, origin_of
 from ifl.network.drop_path import RowMasks, drawn_by_row
-from ifl.network.hook_results import look_at_method, look_at_network
+from ifl.network.hook_results import look_at_method, look_at_network, refuse_untrained
 from recipes.common import search_path
 from recipes.common.errors import RunError
 from recipes.declarations import declaration
@@ -135,6 +135,7 @@ def build_network(recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool 
             f"{search_path.place(search_path.METHODS, recipe.method.name)}: head() gave {type(head).__name__}: a torch "
             "module is legal"
         )
+    refuse_untrained(method, head, recipe.method.name)
     look_at_network(backbone, head, recipe.model.name, recipe.method.name, feature_dim_of(backbone), len(class_counts))
     look_at_method(method, recipe.method.name, len(class_counts))
     network = Network(backbone, head, recipe.data.mean, recipe.data.std)

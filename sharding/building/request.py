@@ -263,7 +263,7 @@ def stage_names() -> list[str]:
 
 def _literals(name: str) -> dict[str, Any]:
     usual: dict[str, Any] = {"TAKES": (), "STAGES": {}, "WITHOUT": {}, "ONLY_FOR": {}}
-    return usual | literals(DATASETS / name / "build.py", usual, DataError)
+    return literals(DATASETS / name / "build.py", usual, DataError)
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Request]:

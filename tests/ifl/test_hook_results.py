@@ -139,6 +139,31 @@ def test_notes_change_with_an_epoch_alone(made: Made) -> None:
         step(network, method, 2)
 
 
+LEARNT = """
+    def __init__(self, task):
+        super().__init__(task)
+        self.held = HELD
+
+    def head(self):
+        return self.held if isinstance(self.held, nn.Module) else super().head()
+"""
+
+
+@pytest.mark.parametrize(
+    "held", ["nn.Parameter(torch.ones(3))", "[nn.Linear(8, 3)]", "{'a': (1, nn.ParameterList([torch.ones(3)]))}"]
+)
+def test_parameters_beside_the_head_are_told(made: Made, held: str) -> None:
+    """What the optimiser and the checkpoints would never see is refused with the file and the attribute."""
+    with pytest.raises(RunError, match=r"^ifl/methods/my_method\.py: self\.held holds parameters that nothing trains"):
+        made(METHOD + LEARNT.replace("HELD", held))
+
+
+@pytest.mark.parametrize("held", ["nn.Linear(8, 3)", "[nn.Linear(8, 3).requires_grad_(False)]", "torch.ones(3)"])
+def test_a_method_may_hold_its_head_and_constants(made: Made, held: str) -> None:
+    """A head that is made before head() is asked for it, modules that nothing is to train, and plain tensors pass."""
+    step(*made(METHOD + LEARNT.replace("HELD", held)))
+
+
 @pytest.mark.parametrize("cut", [".detach()", ".data"])
 def test_losses_without_gradients_are_told(made: Made, cut: str) -> None:
     """A detached loss would train nothing: it is refused with the method's file, before the backward pass."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ifl.optimisation.learning_rate import learning_rate
 from ifl.optimisation.smoothing import smoothed
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
-from recipes.resolve import resolve
+from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT, Model, Optim, Schedule
 from sharding.images.torchvision_operators import define_missing
 from tests.helpers.ranks import my_rank, started
@@ -337,6 +338,23 @@ def test_values_follow_the_optimiser() -> None:
         assert resolve([*words[:3]]).optim.betas is None
     with pytest.raises(RecipeError, match=r"optim.momentum=0.5 is a value of optim.name=sgd and lars"):
         resolve(["optim.name=adamw", "optim.lr=.001", "optim.momentum=.5"])
+
+
+def test_a_rate_is_of_the_optimiser_that_its_layer_has(tmp_path: Path) -> None:
+    """SGD takes no rate of a recipe for AdamW; that one's own name, typed, changes nothing, nor does SGD's over SGD."""
+    (row := tmp_path / "row.yaml").write_text("optim: {name: adamw, lr: 0.001, betas: [0.8, 0.9]}\n")
+    words = [f"recipe={row}", "data=fashion_glt"]
+    own = resolve(words)
+    assert resolve([*words, "optim.name=adamw"]) == own and own.optim.betas == (0.8, 0.9)
+    (run := tmp_path / "run.yaml").write_text(dump(own))
+    for recipe in (row, run):
+        sgd = [f"recipe={recipe}", "data=fashion_glt", "optim.name=sgd"]
+        with pytest.raises(RecipeError, match=r"optim.lr beside it, for 0.001 \(.*\) is not meant.* as optim.lr=0.1"):
+            resolve(sgd)
+        optim = resolve([*sgd, "optim.lr=.05", "optim.momentum=0"]).optim
+        assert (optim.name, optim.lr, optim.betas, optim.eps) == ("sgd", 0.05, None, None)
+    usual = resolve(["recipe=glt_baseline", "data=fashion_glt"])
+    assert resolve(["recipe=glt_baseline", "data=fashion_glt", "optim.name=sgd"]) == usual
 
 
 def test_the_page_s_example_is_legal() -> None:

@@ -362,13 +362,13 @@ def _declared(folder: Path, text: str, name: str = "mine") -> Declaration:
 
 
 def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
-    """Literals are taken, everything else of the file is passed over; what is absent has its default; presets have
-    arguments of their own.
+    """Literals are taken, everything else of the file is passed over, constants of nearly their names and another kind,
+    too; what is absent has its default; presets have arguments of their own.
     """
     declared = _declared(
         tmp_path,
         'raise SystemExit("ran")\nSTREAMS = ("uniform", "class_inverse")\nFORM = "twin"\nARGS = {"a": 1, "b": '
-        '{"paper": 0.5, "corrected": 2.0}}\nOTHER = print\nREFUSES = {"ifl": "why"}\n',
+        '{"paper": 0.5, "corrected": 2.0}}\nOTHER = COUNT = print\nHEADS = 3\nLIMIT = 1e-6\nREFUSES = {"ifl": "why"}\n',
     )
     assert (declared.STREAMS, declared.FORM, declared.TRAINS, declared.REFUSES) == (
         ("uniform", "class_inverse"),
@@ -381,6 +381,9 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text('FORMS = ("plain", "experts")\n')
     assert forms_in(tmp_path / "model.py") == ("plain", "experts", "twin")
     assert forms_in(tmp_path / "empty.py") == ("plain", "twin")
+    (tmp_path / "slip.py").write_text('FORM = ("plain", "experts")\n')
+    with pytest.raises(RecipeError, match=r"slip\.py, line 1: FORM is read by nobody: did you mean FORMS\?"):
+        forms_in(tmp_path / "slip.py")
 
 
 @pytest.mark.parametrize(
@@ -421,6 +424,11 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
         ("ARGS = {'a': 1}\nLIMITS = {'a': {'ge': '0'}}", "'a': {'ge': '0'} in LIMITS is not legal"),
         ("ARGS = {'a': 1, 'b': 3}\nLIMITS = {'a': {'ge': 2}}", "LIMITS=('a',) is not legal; legal: b"),
         ("ARGS = {'a': 0.8, 'b': 'x'}\nFRACTIONS = ('b',)", "FRACTIONS=('b',) is not legal; legal: a"),
+        ("TRAIN = 'head'", ", line 1: TRAIN is read by nobody: did you mean TRAINS?"),
+        ("\nSTREAM = ['uniform']", ", line 2: STREAM is read by nobody: did you mean STREAMS?"),
+        ("REFUSE = {'mixup': 'why'}", "did you mean REFUSES?"),
+        ("FORMS = 'twin'", "did you mean FORM?"),
+        ("COUNT: bool = True", "did you mean COUNTS?"),
     ],
 )
 def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:

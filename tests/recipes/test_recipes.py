@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
-from recipes.resolve import dump, load_resolved, resolve
+from recipes.resolve import dump, load_resolved, merge, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
 from recipes.table_layout import Layout
 from tests.helpers import shipped
@@ -262,8 +262,7 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
         (["batch.size=100"], "batch.size=100 is no multiple of batch.bn=128"),
         (
             ["ifl.environments=3"],
-            "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is "
-            "legal",
+            "batch.bn=128 is no multiple of the 3 environments, and batch.size=258 batch.bn=129 is legal",
         ),
         (["ifl.alpha=[1]"], "one alpha for each milestone is legal"),
         (["ifl.alpha=[1, -1]"], "must not be negative"),
@@ -299,14 +298,17 @@ def test_refusals_name_key_value_and_nearest(words: list[str], sentence: str) ->
     "words, advice",
     [
         ([], ["batch.size=258", "batch.bn=129"]),
+        (["data=digits_glt"], ["batch.size=132", "batch.bn=33"]),
+        (["data=fashion_glt"], ["batch.size=66", "batch.bn=33"]),
         (["batch.bn=0"], ["batch.size=258"]),
-        (["batch.bn=0", "batch.micro=32"], ["batch.size=258", "batch.micro=129"]),
+        (["batch.bn=0", "batch.micro=32"], ["batch.size=264", "batch.micro=33"]),
+        (["batch.bn_by=env"], ["batch.size=384"]),
     ],
 )
 def test_three_environments_as_advised_are_legal(words: list[str], advice: list[str]) -> None:
-    """The advice that the refusal of three environments gives works, and names no groups that a network without batch
-    normalisation has not."""
-    assert refused("ifl.environments=3", *words).endswith(f"for 3 environments {' '.join(advice)} is legal")
+    """The advice that the refusal of three environments gives works, keeps about as many rows in as many groups, and
+    names no groups that a network without batch normalisation has not."""
+    assert refused("ifl.environments=3", *words).endswith(f", and {' '.join(advice)} is legal")
     assert resolve(["ifl.environments=3", *words, *advice]).streams == 3
 
 
@@ -948,6 +950,7 @@ def test_a_written_out_recipe_keeps_its_data_edition_and_preset(tmp_path: Path, 
     [
         ("glt_ifl", ["schedule.epochs=48"], "ifl.milestones", ["ifl.milestones=[0.6,0.8]"]),
         ("glt_ifl", ["ifl=null"], "batch.replacement", ["batch.replacement=null"]),
+        ("glt_baseline", ["method.name=bbn", "model.init=own"], "batch.replacement", ["batch.replacement=null"]),
         ("glt_ldam", ["schedule.epochs=200"], "schedule.drops", ["schedule.drops=[0.8,0.9]"]),
         ("glt_crt", ["seed=1"], "method.init_from", ["method.init_from=glt_baseline"]),
         ("glt_crt", ["data.image_size=28"], "method.init_from", ["method.init_from=glt_baseline"]),
@@ -970,6 +973,40 @@ def test_a_written_out_recipe_is_not_changed_by_halves(
         resolve([f"recipe={path}", *words, *both]).run_name
         == resolve([f"recipe={name}", "data=digits_glt", *words]).run_name
     )
+
+
+def test_a_written_out_recipe_keeps_the_pixels_of_another_network_no_more_than_a_recipe_does(tmp_path: Path) -> None:
+    """A library's network says an image size and what it belongs to, so its name alone is refused over a set of larger
+    images, from a network of ifl/models and back; small sets have their own, and so have networks of ifl/models."""
+    values = ["data.image_size=224", "data.test_resize=256", "data.mean=[.4,.4,.4]", "data.std=[.3,.3,.3]"]
+    path, name = tmp_path / "recipe.yaml", "torchvision:resnet18"
+    large = resolve(["data=imagenet_glt"])
+    path.write_text(dump(large))
+    assert resolve([f"recipe={path}", "model.name=resnet50"]).data.image_size == 112
+    for of_run, changed in ((large.model.name, name), (name, "resnet50")):
+        large.model.name = of_run
+        path.write_text(dump(large))
+        with pytest.raises(RecipeError, match=r"model\.name alone cannot change .* whose data\.image_size is written"):
+            data_section([f"recipe={path}", f"model.name={changed}"])
+        assert data_section([f"recipe={path}", f"model.name={changed}", *values])["image_size"] == "224"
+    path.write_text(dump(resolve(["data=digits_glt"])))
+    assert data_section([f"recipe={path}", f"model.name={name}"])["image_size"] == 32
+
+
+def data_section(words: list[str]) -> dict[str, Any]:
+    """The data section that words mean, before any library is asked about its network."""
+    data: dict[str, Any] = merge(words)[0]["data"]
+    return data
+
+
+def test_a_method_of_other_streams_is_only_refused_where_the_draws_follow(tmp_path: Path) -> None:
+    """The preset corrected never draws with replacement, and with IFL the paper preset always does."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(resolve(["data=digits_glt", "preset=corrected"])))
+    assert resolve([f"recipe={path}", "method.name=bbn"]).batch.replacement is False
+    assert resolve([f"recipe={path}", "ifl.environments=2", "ifl.unseen=class_mean"]).batch.replacement is False
+    path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
+    assert resolve([f"recipe={path}", "method.name=balanced_softmax"]).batch.replacement is True
 
 
 def test_a_written_out_recipe_keeps_epochs_that_are_kept(tmp_path: Path) -> None:

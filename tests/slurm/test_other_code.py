@@ -8,11 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ifl.saving import run_facts
 from recipes.code import checkout, digest
 from recipes.code.digest import code_digests
 from recipes.common.errors import RecipeError
+from recipes.declarations import declared_in
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
 from slurm import launch, status
@@ -23,7 +25,7 @@ from slurm.monitoring.run_state import Job
 from slurm.planning import cost, forecast
 from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import Run
-from slurm.run_folder import other_code, set_aside
+from slurm.run_folder import other_code, prepare, set_aside
 from slurm.site_file import Site
 from tests.helpers.launching import stub
 
@@ -141,6 +143,39 @@ def test_a_finished_run_of_other_code_is_told(
     ]
     (folder / "meta.json").write_text("{}")
     assert other_code(recipe, folder) == ""
+
+
+@pytest.mark.parametrize("file", ["meta.json", "ckpt", "done", "recipe.yaml"])
+def test_a_run_in_progress_keeps_the_defaults_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """A default of a method that is edited keeps a run's name, so the run does not go on with it; one that has not
+    begun is made with it, an argument that was added has its default, and one that was taken out is nobody's."""
+    monkeypatch.setenv("GLT_PATH", str(tmp_path / "own"))
+    for folder in ("ifl/methods", "recipes"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    (tmp_path / "own/recipes/own_row.yaml").write_text("method: {name: own}\n")
+
+    def edited(args: str) -> Recipe:
+        (tmp_path / "own/ifl/methods/own.py").write_text(f"ARGS = {args}\n")
+        declared_in.cache_clear()
+        return resolve(["recipe=own_row", "data=digits_glt", f"runs={tmp_path}/runs", "cluster=local"])
+
+    began = edited("{'tau': {'paper': 1.0, 'corrected': 2.0}, 'out': 3}")
+    folder = began.run_folder
+    prepare(began, folder)
+    (folder / file).touch()
+    before = (folder / "recipe.yaml").read_text()
+    changed = edited("{'tau': {'paper': 1.5, 'corrected': 2.0}}")
+    assert changed.run_folder == folder
+    if file in ("meta.json", "ckpt"):
+        sentence = "began with method.args.tau=1.0, and its default is 1.5 now: the old default in .*own.py goes on"
+        with pytest.raises(RecipeError, match=f"{began.run_name} {sentence}"):
+            prepare(changed, folder)
+        assert (folder / "recipe.yaml").read_text() == before
+        assert other_code(changed, folder).startswith("began with method.args.tau=1.0")
+    prepare(edited("{'tau': {'paper': 1.0, 'corrected': 9.0}, 'added': 1}"), folder)
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["method"]["args"] == {"tau": 1.0, "added": 1}
 
 
 def test_the_same_of_many_runs_is_one_line(
