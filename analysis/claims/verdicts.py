@@ -225,6 +225,12 @@ def _notes(table: Table, compared: list[Verdict]) -> list[str]:
             f"the predictions on {', '.join(without)} do not say from which source a sample was made, so each counts "
             "as one of its own: where sources have several samples, intervals are too narrow"
         )
+    rows = {row for each in compared if each.of.paper is not None for row in (each.of.row, each.of.other)}
+    if any(table.layout.rows[row].budget == "matched" for row in rows):
+        said.append(
+            "rows of several environments drew twice the others' images or more in the paper, and as many here: its "
+            "differences, and the bounds made of them, hold the larger budget, too"
+        )
     if any(each.word == MISSING for each in compared):
         said.append(f"{table.layout.name}_verdicts.csv has the commands of what is missing")
     return said

@@ -298,6 +298,20 @@ def test_the_comparison_is_of_the_runs_that_count(tmp_path: Path) -> None:
     assert found.found == difference(*scores)
 
 
+def test_bounds_from_a_larger_budget_say_so() -> None:
+    """Where rows of equal images are judged by the paper's differences, one note says with how many it got them."""
+
+    def notes(made: Layout) -> list[str]:
+        found = judge(fill_table(made, [], *tidy([])))
+        assert found is not None
+        return [note for note in text.legend(found) if "the larger budget" in note]
+
+    assert len(notes(layout_of("claims"))) == len(notes(layout_of("parts"))) == 1
+    assert not notes(small()), "rows of the paper's own budget"
+    matched = [{**row, **({"budget": "matched"} if "twin" in row else {})} for row in ROWS]
+    assert not notes(small(rows=matched, published=[])), "no numbers of the paper, and so no bounds"
+
+
 def test_rows_of_one_label_are_told_apart(tmp_path: Path) -> None:
     """No two comparisons of `parts` read alike, though cross-entropy is there alone and with three experts."""
     found = judge(fill_table(layout_of("parts"), [], *tidy([])))
