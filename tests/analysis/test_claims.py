@@ -112,6 +112,22 @@ def test_effects_and_margins_are_the_papers() -> None:
     assert (last.paper, last.above, last.margin) == (pytest.approx(-0.0014), False, pytest.approx(0.0208))
 
 
+def test_a_third_environment_is_claimed_to_add_little() -> None:
+    """It is not above two by half of what these are above IRM: 2.27, 1.93 and 1.42 points; what it adds itself in the
+    paper refutes nothing; and the legend says of which difference each margin is half."""
+    made = layout_of("parts")
+    found = [each for each in statements.comparisons(made) if made.rows[each.row].published == "CE + IFL (3 env)"]
+    assert {(each.claim, each.above, made.rows[each.other].published) for each in found} == {
+        ("third_environment", False, "CE + IFL (2 env)")
+    }
+    assert [each.margin for each in found] == pytest.approx([0.01135, 0.00965, 0.0071])
+    assert [each.papers_gain for each in found] == pytest.approx([0.0009, 0.0036, 0.0006])
+    verdicts = judge(fill_table(made, [], *tidy([])))
+    assert verdicts is not None
+    (said,) = (note for note in text.legend(verdicts) if note.startswith("not above"))
+    assert "half of what CE + IFL (2 env) is above IRM (2 env) in the paper" in said
+
+
 def test_a_claim_that_does_not_exist_is_named() -> None:
     """One sentence with the nearest; and of two rows of one method nobody can say which is meant."""
     with pytest.raises(ValueError, match="small: claims: rebalance does not exist; did you mean rebalancing"):
