@@ -271,7 +271,7 @@ def test_a_mistyped_name_in_a_layout_is_told(
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("no run: data=digits_gl does not exist; did you mean digits_glt?") == 1
     assert said.count("glt_iffl: no run: recipe=glt_iffl does not exist; did you mean glt_ifl?") == 1
-    assert "theirs: no run (recipe=theirs data=digits_glt train=glt batch.budget=paper)" in said
+    assert "theirs: no run: python slurm/launch.py recipe=theirs data=digits_glt train=glt preset=paper" in said
 
 
 def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
         line.startswith("digits_overall: Baseline + IFL: glt_ifl-") and "is left out: it is unfinished" in line
         for line in said
     )
-    assert "other is left out: recipe.yaml is missing" in said and sum("no run (recipe=" in line for line in said) == 41
+    assert "other is left out: recipe.yaml is missing" in said and sum("no run: python " in line for line in said) == 41
     cells = (tmp_path / "out" / "digits_overall.csv").read_text(encoding="utf-8").splitlines()
     assert ",unfinished," in next(line for line in cells if ",glt_ifl,paper,digits_glt,glt,clt," in line)
 
