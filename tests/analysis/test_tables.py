@@ -123,6 +123,13 @@ def test_markdown_and_terminal_take_hostile_names(tmp_path: Path) -> None:
     assert max(map(len, printed.split("\n\n")[1].splitlines())) <= 120 and "\x1b" not in printed and r"\x1b" in printed
 
 
+def test_a_long_note_is_whole_on_the_terminal() -> None:
+    """One that names many rows, such as that on unequal search budgets, lacks none of them."""
+    note = "; ".join(f"{number} values: row {number}" for number in range(200))
+    lines = text.wrap_lines(note)
+    assert " ".join(line.strip() for line in lines) == note and max(map(len, lines)) <= 120
+
+
 # --- the paper's layout ----------------------------------------------------------------------------
 
 
