@@ -353,6 +353,17 @@ def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
     )
 
 
+def test_a_seed_that_another_preset_alone_has_is_lacking(tmp_path: Path) -> None:
+    """The run is left out for its preset, and the row lacks the seed; an unfinished run is there, and says itself why
+    it does not count."""
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, preset="corrected", hash_="ffffffff")
+    write_run(tmp_path, seed=2, done=False)
+    notes = table(tmp_path, seeds=[0, 1, 2]).cells[0][0].notes
+    assert "Plain: no run of seed 1 (data=digits_glt train=glt)" in notes
+    assert sum("is left out" in note for note in notes) == 2
+
+
 def test_runs_of_further_seeds_are_one_line(tmp_path: Path) -> None:
     """In every form of the table, without names; of other runs that do not count a paper's float says no name either,
     and problems.txt names all.
