@@ -166,10 +166,13 @@ def gains(table: Table) -> str:
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data_remark(table)}." + (
         f" {more}." if more else ""
     )
-    arrows = few_seeds_remark(table) or (
-        f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
-        f"differences of single runs, untested"
-    )
+    tests = [table.cells[row][column].baseline_test for row, column in found]
+    marks = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples"
+    arrows = [
+        *([marks] if any(test and test.has_seeds for test in tests) else []),
+        *filter(None, [few_seeds_remark(table)]),
+        "the paper's are differences of single runs, untested",
+    ]
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
@@ -195,7 +198,7 @@ def gains(table: Table) -> str:
             ]
             tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
         below = _noise_remark(table, {column for section in sections for column in section.columns}, found.values())
-        notes = [arrows, *([below] if below else [])]
+        notes = [*arrows, *([below] if below else [])]
         floats.append(latex_float("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, notes))
     return "\n".join(floats)
 

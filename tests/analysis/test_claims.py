@@ -378,6 +378,17 @@ def test_seeds_of_the_command_are_those_of_all_rows(tmp_path: Path) -> None:
     assert checklist._seeds(own) == "seeds 0, 1, 2 (0, 1, 2, 3 in 1 row) asked for; runs behind a number: 0 to 1"
 
 
+def test_gains_explain_arrows_and_their_lack(tmp_path: Path) -> None:
+    """Each where it applies, also both in one table; that the paper's are untested stands below every one."""
+    for seeds, marks, few in ((3, True, False), (1, False, True), (2, False, True), (None, True, True)):
+        made = small(rows=[*ROWS[:3], {**ROWS[3], "seeds": [0]}] if seeds is None else ROWS)
+        write_claim_runs(folder := tmp_path / str(seeds), made, ALL, seeds=seeds)
+        runs, _ = load_runs(folder)
+        gains = comparison.gains(fill_table(made, runs, *tidy(runs)))
+        assert ("against the method without IFL" in gains, "o arrows over" in gains) == (marks, few)
+        assert gains.count("differences of single runs, untested") == gains.count(r"\caption")
+
+
 # --- published noise -------------------------------------------------------------------------------
 def test_differences_below_single_run_noise_are_marked(tmp_path: Path) -> None:
     """95 % of the differences of two runs are below 1.96 sqrt(2) standard deviations: .28 points under CLT; ALT, which
