@@ -583,4 +583,4 @@ def test_columns_may_be_of_any_measure(tmp_path: Path) -> None:
         and cells[2].mean == pytest.approx(0.2)
     )
     assert cells[3].state == "empty" and cells[4].mean == pytest.approx(1 - 4 / 6)
-    assert agreement.claims(table(tmp_path, seeds=[0], columns=columns)) == []
+    assert agreement.gains_of(table(tmp_path, seeds=[0], columns=columns)) == []
