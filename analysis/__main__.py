@@ -44,8 +44,8 @@ the CSV has intervals and tests
   NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
   NAME_gains.tex               what IFL adds to each method: paper, ours
   NAME_verdicts.tex .md .csv   each of the paper's claims that the layout names: reproduced, not reproduced, undecided
-  NAME_shape.tex               how many of the paper's claims ours agrees with, and with the order of methods
-  shape.csv rankings.csv       every claim; Kendall's tau of every column
+  NAME_shape.tex               how many of the paper's gains ours agrees with in sign, and with the order of methods
+  shape.csv rankings.csv       every gain; Kendall's tau of every column
   classes.csv                  counts by class and attribute group of the runs in these tables
   ledger.csv .tex .md          what each row, each table and all runs cost: images, hours of all starts, energy
   problems.txt                 every run and cell that is missing, left out or damaged, and why
@@ -257,7 +257,7 @@ def make_tables(
     contents = {
         "results.csv": frame.csv(numbers),
         "classes.csv": frame.csv(*classes),
-        "shape.csv": comparison.claims_csv(made),
+        "shape.csv": comparison.gains_csv(made),
         "rankings.csv": comparison.rankings_csv(made),
     }
     for table in made:

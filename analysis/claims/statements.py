@@ -66,6 +66,8 @@ class Comparison:
     paper_data: str | None
     margin: float
     """From which gain on a row counts as above the other; 0 where it is claimed to be."""
+    margin_of: Pair | None
+    """The methods of which that is half the paper's difference; None where the row is claimed to be above."""
 
     @property
     def papers_gain(self) -> float:
@@ -120,7 +122,8 @@ def _comparison(
     row, other, index = place
     column, (name, entry) = layout.columns[index], claim
     paper = _difference(numbers, (layout.rows[row].published or "", layout.rows[other].published or ""), column)
-    margin = _difference(numbers, entry.margin, column) if entry.margin and not above else None
+    margin_of = None if above else entry.margin
+    margin = _difference(numbers, margin_of, column) if margin_of else None
     return Comparison(
         claim=name,
         says=entry.says,
@@ -131,6 +134,7 @@ def _comparison(
         paper=paper[0] if paper else None,
         paper_data=paper[1] if paper else None,
         margin=margin[0] / 2 if margin else 0.0,
+        margin_of=margin_of,
     )
 
 

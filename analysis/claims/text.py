@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analysis.claims.statements import Pair
 from analysis.claims.verdicts import WORDS, Judged, Verdict
 from analysis.inputs import frame
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
@@ -113,13 +114,14 @@ def legend(judged: Judged) -> list[str]:
 
 def _margins(judged: Judged) -> list[str]:
     """Explain the verdicts on claims of `not above`, where there are any."""
-    margins = sorted({each.of.margin for each in judged.verdicts if not each.of.above})
-    if not margins:
-        return []
+    margins: dict[Pair, dict[str, None]] = {}
+    for of in (each.of for each in judged.verdicts):
+        if of.margin_of is not None:
+            margins.setdefault(of.margin_of, {})[f"{100 * of.margin:.2f}"] = None
     return [
-        f"not above: reproduced where surely less than {', '.join(f'{100 * margin:.2f}' for margin in margins)} points "
-        "above, half of what IFL adds in the paper; not reproduced where the interval is wholly above 0, and above "
-        "what the paper has"
+        f"not above: reproduced where surely less than {', '.join(points)} points above, half of what {one} is above "
+        f"{other} in the paper; not reproduced where the interval is wholly above 0, and above what the paper has"
+        for (one, other), points in margins.items()
     ]
 
 

@@ -26,7 +26,7 @@ from analysis.stats.crossed import Difference, accuracies, difference
 from analysis.stats.multiple import holm
 from analysis.stats.power import seeds_needed, smallest_effect
 from analysis.tables.cells import Table
-from analysis.tables.matching import pairs
+from analysis.tables.matching import launch_command, pairs
 from analysis.tables.presentation import printed_label
 from analysis.tables.published import below_noise
 from recipes.table_layout import Column, Layout, Row
@@ -162,8 +162,7 @@ def _label(layout: Layout, index: int) -> str:
 
 def _no_run(layout: Layout, row: Row, column: Column) -> str:
     """Say which runs are missing, with the command that makes them."""
-    words = [*layout.words(row, column.source), f"seeds={','.join(map(str, layout.seeds_of(row)))}"]
-    return f"no run of {layout.full_label(row)} counts: python slurm/launch.py {' '.join(words)}"
+    return f"no run of {layout.full_label(row)} counts: {launch_command(layout, row, column.source)}"
 
 
 def _decided(made: Verdict, p: float, level: float) -> Verdict:
@@ -224,6 +223,12 @@ def _notes(table: Table, compared: list[Verdict]) -> list[str]:
         said.append(
             f"the predictions on {', '.join(without)} do not say from which source a sample was made, so each counts "
             "as one of its own: where sources have several samples, intervals are too narrow"
+        )
+    rows = {row for each in compared if each.of.paper is not None for row in (each.of.row, each.of.other)}
+    if any(table.layout.rows[row].budget == "matched" for row in rows):
+        said.append(
+            "rows of several environments drew twice the others' images or more in the paper, and as many here: its "
+            "differences, and the bounds made of them, hold the larger budget, too"
         )
     if any(each.word == MISSING for each in compared):
         said.append(f"{table.layout.name}_verdicts.csv has the commands of what is missing")

@@ -220,16 +220,16 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
     Returns:
         None where no pair remains.
     """
-    pairs = [pair for pair in study.pairs if all(len(_mean_of(method, protocol, METRICS[0])) > 1 for method in pair)]
-    if not pairs:
+    drawn = [pair for pair in study.pairs if all(len(_mean_of(method, protocol, METRICS[0])) > 1 for method in pair)]
+    if not drawn:
         return None
     with matplotlib.rc_context(STYLE):
-        across = min(3, len(pairs))
-        down = -(-len(pairs) // across)
+        across = min(3, len(drawn))
+        down = -(-len(drawn) // across)
         figure = Figure(figsize=(PAGE, 0.7 + 1.55 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False, sharey=True)
         any_onset = False
-        for axes, pair in itertools.zip_longest(panels.flat, pairs):
+        for axes, pair in itertools.zip_longest(panels.flat, drawn):
             if pair is None:
                 axes.set_axis_off()
                 continue

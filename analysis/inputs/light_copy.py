@@ -22,9 +22,10 @@ from analysis.inputs.runs import arrays_of
 from recipes.common.json_text import whole_lines
 from recipes.folders import LIGHT, is_run_name
 
-PLACES = re.compile(rb"^(runs|  root|  cache_folder|  text): .*$", re.MULTILINE)
-"""Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
-WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder|method\.text)=[^"]*"')
+PLACES = re.compile(rb"^(|  )(runs|root|cache_folder|text): .*(?:\n+\1 +\S.*)*$", re.MULTILINE)
+"""Where data and runs lay on the machine, in a resolved recipe, a long one over several lines; they say nothing
+elsewhere."""
+WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder|method\.text)=(?:[^"\\]|\\.)*"')
 """The same in the command that meta.json records."""
 LOGS = {
     "log/events.jsonl": ("event", "incarnation", "time", "step", "world", "rank", "verdict"),
@@ -56,7 +57,7 @@ def copy_run(run: Path, out: Path, thumbnails: bool, selects: Collection[str] = 
             np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if name not in THUMBNAILS})
             copy.write_bytes(buffer.getvalue())
         elif path.name == "recipe.yaml":
-            copy.write_bytes(PLACES.sub(rb"\1: null", path.read_bytes()))
+            copy.write_bytes(PLACES.sub(rb"\1\2: null", path.read_bytes()))
         elif path.name == "meta.json":
             copy.write_bytes(WORDS.sub(b"", path.read_bytes()))
         elif name in LOGS:

@@ -3,10 +3,11 @@
 A row's baseline is the row that the table file calls its twin: mostly the same method without IFL.
 
 With one run a row a number hangs on the choice of test samples, and not on what another training would give: its
-interval is from the 2.5th to the 97.5th percentile of the resamples. For accuracies the test is McNemar's exact test,
-that is the two-sided binomial test on the samples that one has right and the other has not. For all else it is the
-paired bootstrap, both runs in the same resamples: p = 2 (1 + the smaller of how many differences are <= 0 and how many
-are >= 0) / (R + 1), at most 1.
+interval is from the 2.5th to the 97.5th percentile of the resamples. Those of the calibration error, which resampling
+raises, are moved so that their mean is the run's number. For accuracies the test is McNemar's exact test, that is the
+two-sided binomial test on the samples that one has right and the other has not. For all else it is the paired
+bootstrap, both runs in the same resamples: p = 2 (1 + the smaller of how many differences are <= 0 and how many are
+>= 0) / (R + 1), at most 1.
 
 With more, intervals and tests are Student's t over seeds and test samples (`analysis.stats.crossed`), for accuracies
 those of the verdicts. No p is corrected for the number of cells.
@@ -78,7 +79,12 @@ def mean_interval(runs: Sequence[ResampledRun], key: Key) -> tuple[float, float]
     there_R = _compared_on(runs, key)
     if there_R is None:
         return None
-    return interval(runs[0].values[key]) if len(runs) == 1 else crossed.mean_interval(_scores(runs, key, there_R))
+    if len(runs) > 1:
+        return crossed.mean_interval(_scores(runs, key, there_R))
+    values_R = runs[0].values[key]
+    if key[1] == "ece":  # samples drawn twice leave fewer others in a bin, whose error is the larger
+        values_R = np.maximum(0.0, values_R - values_R[there_R].mean() + runs[0].points[key])
+    return interval(values_R)
 
 
 def compare_with_baseline(

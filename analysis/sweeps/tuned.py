@@ -267,7 +267,12 @@ def chosen_rows(layout: Layout, searches: Searches) -> dict[tuple[int, Source], 
             notes.append(f"{label}: no run of seed {', '.join(lacking)} with {choice.label} ({where})")
         if len(budgets) > 1:
             notes.append(f"unequal search budgets, so these rows do not compare: {unequal}")
-        made[index, source] = RowRuns(runs, notes, marked=len(notes) > 1)
+        marked = len(notes) > 1
+        if row.twin is not None and layout.twin_of(row) is None:
+            notes.append(
+                f"{label}: not tested: its twin {row.twin} is no row of the table, so val chose nothing for it"
+            )
+        made[index, source] = RowRuns(runs, notes, marked)
     return made
 
 

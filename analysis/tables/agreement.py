@@ -1,7 +1,7 @@
 """Whether our numbers have the shape of the paper's: who is above whom, whatever the data.
 
-A claim is what the paper's numbers say of a row and its baseline, `X + IFL is above X` (or below), in one column. Our
-numbers agree where their difference has the same sign, and surely where the baseline's mark would stand: the test
+A gain is the difference of a row and its baseline, `X + IFL` minus `X`, in one column of the paper's numbers. Ours
+agree where their difference has the same sign, and surely where the baseline's mark would stand: the test
 against it is over enough seeds and has p < 0.05. A ranking compares the order of a column's methods by Kendall's tau-b:
 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its interval is that of the
 resamples of test samples and seeds, which over few seeds is too narrow.
@@ -19,11 +19,11 @@ from analysis.tables.cells import Table
 from analysis.tables.presentation import more_images_remark
 from recipes.table_layout import Column
 
-VERDICTS = ("agrees surely", "agrees", "disagrees", "disagrees surely", "equal", "no number")
+AGREEMENTS = ("agrees surely", "agrees", "disagrees", "disagrees surely", "equal", "no number")
 
 
 @dataclass(frozen=True)
-class Claim:
+class Gain:
     """One pair of rows in one column: the paper's difference and ours, fractions."""
 
     row: int
@@ -38,8 +38,8 @@ class Claim:
     """Whether ours is surely above or below the baseline."""
 
     @property
-    def verdict(self) -> str:
-        """One of `VERDICTS`; `equal` where one of the differences is 0."""
+    def agreement(self) -> str:
+        """One of `AGREEMENTS`; `equal` where one of the differences is 0."""
         if self.ours is None:
             return "no number"
         if self.ours * self.paper == 0:
@@ -58,8 +58,8 @@ class Ranking:
     high: float | None
 
 
-def claims(table: Table) -> list[Claim]:
-    """Return the paper's claims about the layout's rows, in the order of rows and columns."""
+def gains_of(table: Table) -> list[Gain]:
+    """Return the paper's gains of the layout's rows, in the order of rows and columns."""
     layout, found = table.layout, []
     for index, row in enumerate(layout.rows):
         twin = layout.twin_of(row)
@@ -72,7 +72,7 @@ def claims(table: Table) -> list[Claim]:
             test = cell.baseline_test
             difference = None if cell.mean is None or baseline.mean is None else cell.mean - baseline.mean
             found.append(
-                Claim(
+                Gain(
                     row=index,
                     column=column,
                     label=layout.full_label(row),
@@ -125,26 +125,24 @@ def kendall_tau(first: NDArray[np.floating], second: NDArray[np.floating]) -> ND
     return np.where(untied > 0, (one * other).sum(axis=0) / np.where(untied > 0, untied, 1), np.nan)
 
 
-def count_verdicts(found: list[Claim], column: int | None = None) -> dict[str, int]:
-    """Count the claims with each verdict, in all columns or in one."""
-    verdicts = [claim.verdict for claim in found if column in (None, claim.column)]
-    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+def count_agreements(found: list[Gain], column: int | None = None) -> dict[str, int]:
+    """Count the gains of each of `AGREEMENTS`, in all columns or in one."""
+    said = [gain.agreement for gain in found if column in (None, gain.column)]
+    return {agreement: said.count(agreement) for agreement in AGREEMENTS}
 
 
 def agreement_sentence(table: Table) -> str:
-    """Summarise claims and rankings in one line; empty where nothing of the table is published or nothing was run."""
-    found, taus = claims(table), [ranking.tau for ranking in rankings(table) if ranking.tau is not None]
-    count = count_verdicts(found)
+    """Summarise gains and rankings in one line; empty where nothing of the table is published or nothing was run."""
+    found, taus = gains_of(table), [ranking.tau for ranking in rankings(table) if ranking.tau is not None]
+    count = count_agreements(found)
     with_numbers = len(found) - count["no number"]
     if not with_numbers and not taus:
         return ""
     agree, against = (count[word] + count[f"{word} surely"] for word in ("agrees", "disagrees"))
     said = (
-        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above "
-        f"(below) X` that have numbers here, "
-        f"{agree} agree in sign "
-        f"({count['agrees surely']} surely), {against} do not ({count['disagrees surely']} surely: p < {ALPHA} over "
-        f"{FEWEST_SEEDS} seeds or more)"
+        f"{table.layout.name}: of the paper's {len(found)} gains, `X + IFL` minus `X`, {with_numbers} have numbers "
+        f"here: {agree} agree in sign ({count['agrees surely']} surely), {against} do not "
+        f"({count['disagrees surely']} surely: p < {ALPHA} over {FEWEST_SEEDS} seeds or more)"
     )
     order = ""
     if taus:

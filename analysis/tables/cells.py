@@ -255,12 +255,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         if differs := [] if row.set else run.departures():
             choice.notes.append(f"{label}: {run.name} is not the recipe as it stands: {', '.join(differs)}")
     choice.runs.sort(key=lambda run: run.seed)
-    lacking = [
-        str(seed)
-        for seed in layout.seeds_of(row)
-        if seed not in {run.seed for run in candidates if run not in variants}
-    ]
-    if lacking:
+    there = {run.seed for run in candidates if run not in variants and run.preset == layout.preset}
+    if lacking := [str(seed) for seed in layout.seeds_of(row) if seed not in there]:
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
     choice.marked = bool(choice.notes)
     choice.notes += choice.further

@@ -1,4 +1,4 @@
-"""Our numbers beside the paper's: the difference where the data are the same, IFL's gains, and whether claims agree."""
+"""Our numbers beside the paper's: differences where the data are the same, IFL's gains, whether their signs agree."""
 
 from __future__ import annotations
 
@@ -156,20 +156,23 @@ def gains(table: Table) -> str:
     """Write what IFL adds to each method, `paper | ours` in points, as LaTeX floats.
 
     Returns:
-        Empty where the paper claims nothing about these rows.
+        Empty where the paper has no gains of these rows, or nothing was run.
     """
-    found = {(claim.row, claim.column): claim for claim in agreement.claims(table)}
+    found = {(gain.row, gain.column): gain for gain in agreement.gains_of(table)}
     rows = {row for row, _ in found}
-    if not any(claim.ours is not None for claim in found.values()):
+    if not any(gain.ours is not None for gain in found.values()):
         return ""
     more = more_images_remark(table)
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data_remark(table)}." + (
         f" {more}." if more else ""
     )
-    arrows = few_seeds_remark(table) or (
-        f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
-        f"differences of single runs, untested"
-    )
+    tests = [table.cells[row][column].baseline_test for row, column in found]
+    marks = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples"
+    arrows = [
+        *([marks] if any(test and test.has_seeds for test in tests) else []),
+        *filter(None, [few_seeds_remark(table)]),
+        "the paper's are differences of single runs, untested",
+    ]
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
@@ -195,38 +198,38 @@ def gains(table: Table) -> str:
             ]
             tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
         below = _noise_remark(table, {column for section in sections for column in section.columns}, found.values())
-        notes = [arrows, *([below] if below else [])]
+        notes = [*arrows, *([below] if below else [])]
         floats.append(latex_float("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, notes))
     return "\n".join(floats)
 
 
-def _noise_remark(table: Table, columns: Collection[int], found: Collection[agreement.Claim]) -> str:
+def _noise_remark(table: Table, columns: Collection[int], found: Collection[agreement.Gain]) -> str:
     """Explain the mark of differences below published noise; empty where none of these columns has it."""
     marked = {
         header: known
-        for claim in found
-        for column in [table.layout.columns[claim.column]]
-        if claim.column in columns and published.below_noise(claim.paper, claim.data, column)
+        for gain in found
+        for column in [table.layout.columns[gain.column]]
+        if gain.column in columns and published.below_noise(gain.paper, gain.data, column)
         for header in [f"{column.protocol.upper()} {column.metric}"]
-        if (known := published.noise(claim.data, column.protocol, column.metric))
+        if (known := published.noise(gain.data, column.protocol, column.metric))
     }
     return published.noise_sentence(marked)
 
 
-def _gain(table: Table, claim: agreement.Claim | None) -> tuple[str, str]:
-    if claim is None:
+def _gain(table: Table, gain: agreement.Gain | None) -> tuple[str, str]:
+    if gain is None:
         return MISSING, MISSING
-    sign = baseline_mark(table.cells[claim.row][claim.column])
-    below = published.below_noise(claim.paper, claim.data, table.layout.columns[claim.column])
-    ours = MISSING if claim.ours is None else f"${100 * claim.ours:+.2f}$" + latex_mark(sign)
-    return f"${100 * claim.paper:+.2f}$" + latex_mark("°" * below), ours
+    sign = baseline_mark(table.cells[gain.row][gain.column])
+    below = published.below_noise(gain.paper, gain.data, table.layout.columns[gain.column])
+    ours = MISSING if gain.ours is None else f"${100 * gain.ours:+.2f}$" + latex_mark(sign)
+    return f"${100 * gain.paper:+.2f}$" + latex_mark("°" * below), ours
 
 
 HEADS = ("agree", f"p < {ALPHA}", "against", f"p < {ALPHA}", "of", "tau", "95 %")
 
 
 def shape_summary(table: Table) -> str:
-    """Write for each column how many claims agree and how surely, and Kendall's tau, as one LaTeX float.
+    """Write for each column how many gains agree in sign and how surely, and Kendall's tau, as one LaTeX float.
 
     Returns:
         Empty where nothing compares.
@@ -264,7 +267,7 @@ def shape_summary(table: Table) -> str:
         )
     said = (
         f"{table.layout.name}: does ours have the paper's shape{agreement.other_data_remark(table)}? "
-        "Claims: X + IFL is above (or below) X, as the paper's numbers have it; p counts from "
+        "Agree: X + IFL is above (or below) X, as the paper's numbers have it; p counts from "
         f"{FEWEST_SEEDS} seeds on. "
         f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of "
         f"test samples and seeds."
@@ -293,11 +296,11 @@ class _ShapeLine(NamedTuple):
 
 def _shape_lines(table: Table) -> list[_ShapeLine]:
     """Compare the columns that have published numbers and any of ours."""
-    found = agreement.claims(table)
+    found = agreement.gains_of(table)
     lines: list[_ShapeLine] = []
     for ranking in agreement.rankings(table):
         column = table.layout.columns[ranking.column]
-        count = agreement.count_verdicts(found, ranking.column)
+        count = agreement.count_agreements(found, ranking.column)
         if not ranking.rows:
             continue
         _, metric, subset = header_levels(column)
@@ -322,29 +325,29 @@ def _shape_lines(table: Table) -> list[_ShapeLine]:
     return lines
 
 
-def claims_csv(tables: list[Table]) -> str:
-    """Write every claim of all tables as CSV, one a line, differences in points."""
+def gains_csv(tables: list[Table]) -> str:
+    """Write every gain of all tables as CSV, one a line, differences in points."""
     records = []
     for table in tables:
-        for claim in agreement.claims(table):
-            column, test = table.layout.columns[claim.column], table.cells[claim.row][claim.column].baseline_test
+        for gain in agreement.gains_of(table):
+            column, test = table.layout.columns[gain.column], table.cells[gain.row][gain.column].baseline_test
             records.append(
                 {
                     "table": table.layout.name,
-                    "row": claim.label,
-                    "twin": claim.baseline,
+                    "row": gain.label,
+                    "twin": gain.baseline,
                     "protocol": column.protocol,
                     "subset": column.subset,
                     "metric": column.metric,
-                    "paper_data": claim.data,
+                    "paper_data": gain.data,
                     "our_data": column.data,
-                    "paper": round(100 * claim.paper, 4),
-                    "ours": None if claim.ours is None else round(100 * claim.ours, 4),
+                    "paper": round(100 * gain.paper, 4),
+                    "ours": None if gain.ours is None else round(100 * gain.ours, 4),
                     "low": test and round(100 * test.low, 4),
                     "high": test and round(100 * test.high, 4),
                     "p": test and float(f"{test.p:.4g}"),
                     "test": test and test.method,
-                    "verdict": claim.verdict,
+                    "verdict": gain.agreement,
                 }
             )
     columns = (

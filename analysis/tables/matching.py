@@ -4,6 +4,7 @@ which rows' runs are made from one another's, so that comparing them as independ
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from analysis.inputs.runs import Run
@@ -36,15 +37,19 @@ def no_run_note(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -
         source: what the runs would be on.
         runs: all that were read, which may be of recipes and data sets that are not here.
     """
-    data, train = source
-    label = layout.full_label(row)
+    data, label = source[0], layout.full_label(row)
     if data not in {run.data for run in runs} and (fault := search_path.fault(search_path.DATA, data, "data")):
         return f"no run: {fault}"
     unknown = row.recipe not in {run.recipe for run in runs}
     if unknown and (fault := search_path.fault(search_path.RECIPES, row.recipe, "recipe")):
         return f"{label}: no run: {fault}"
-    own = "".join(f" {word}" for word in row.set_words)
-    return f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget}{own})"
+    return f"{label}: no run: {launch_command(layout, row, source)}"
+
+
+def launch_command(layout: Layout, row: Row, source: Source) -> str:
+    """Return the command that makes a row's runs of all its seeds, as a shell takes it."""
+    seeds = ",".join(map(str, layout.seeds_of(row)))
+    return shlex.join(["python", "slurm/launch.py", *layout.words(row, source), f"seeds={seeds}"])
 
 
 def _row_with_values(layout: Layout, source: Source, run: Run) -> Row | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,8 @@ from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
 from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
 from recipes.noted import NOTHING, Noted
-from recipes.resolve import resolve
-from recipes.table_layout import Column, Layout
+from recipes.resolve import first_words, resolve, source_of, source_words
+from recipes.table_layout import Column, Layout, Row
 from recipes.typed_latex import plain_text
 
 MISSING = "--"
@@ -61,40 +62,50 @@ GROUPINGS = {
 
 
 def more_images_remark(table: Table) -> str:
-    """Say so where rows draw more images than the baseline that they are compared with; empty where none does."""
-    layout, factors = table.layout, set()
-    source = layout.sources[0]
+    """Name the rows that draw more images than the twin that they are compared with; empty where none does."""
+    layout, source = table.layout, table.layout.sources[0]
     noted = next((runs[0].noted for (_, of), runs in table.runs.items() if of == source and runs), NOTHING).text
+
+    def images(row: Row) -> float:
+        return _images(tuple(layout.words(row, source)), noted)
+
+    said: dict[str, list[str]] = {}
+    unequal = False
     for row in layout.rows:
         if row.twin is None:
             continue
-        # A twin that is not in the table counts at the paper's budget.
-        twin = layout.twin_of(row) or layout.outside(row.twin, row.group)
-        twin = twin.model_copy(update={"budget": "paper"})
-        own, baseline = (_draws(tuple(layout.words(each, source)), noted) for each in (row, twin))
-        factors |= {round(own / baseline)} if own > 1.01 * baseline else set()
-    equal = "controls" if layout.preset == "paper" else "budgets"
-    return (
-        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} "
-        f"times the images and steps of their twins; the table {equal} compares at equal images"
-        if factors
-        else ""
-    )
+        own, twins = images(row), images(layout.twin_of(row) or layout.outside(row.twin, row.group))
+        if own >= 1.05 * twins > 0:
+            said.setdefault(f"{own / twins:.2g}", []).append(layout.full_label(row))
+            unequal |= images(row.model_copy(update={"budget": "matched"})) < own
+    if not said:
+        return ""
+    named = "; ".join(f"{factor} times: {'; '.join(labels)}" for factor, labels in said.items())
+    equal = f". The table {'controls' if layout.preset == 'paper' else 'budgets'} compares at equal images"
+    return f"These rows see more images than their twins, {named}" + equal * unequal
 
 
 @functools.cache
-def _draws(words: tuple[str, ...], noted: str) -> float:
-    """Count the images of an epoch in units of the training set, without those of a stage that the row builds on.
+def _images(words: tuple[str, ...], noted: str) -> float:
+    """Count the images that a run draws, in units of the training set, those of the runs that it builds on among them.
 
     Args:
-        words: the command of the row's runs.
+        words: the command of the run.
         noted: what a run on the same data notes (`Noted.text`).
+
+    Returns:
+        NaN where the recipe is not here.
     """
     try:
         recipe = resolve(words, said=Noted.read(noted))
     except RecipeError:
-        return 1.0  # a row whose recipe is gone has no number either
-    return recipe.batch.draws_per_epoch * (1 if recipe.batch.budget == "matched" else recipe.streams)
+        return math.nan
+    streams = 1 if recipe.batch.budget == "matched" else recipe.streams
+    own = recipe.trains * recipe.schedule.epochs * recipe.batch.draws_per_epoch * streams
+    first = source_of(recipe)
+    if first is None:
+        return own
+    return own + _images((*source_words(recipe, first.partition("-")[0]), *first_words(words)), noted)
 
 
 def printed_label(label: str) -> str:

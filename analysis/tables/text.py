@@ -27,7 +27,7 @@ from analysis.tables.presentation import (
     ranks,
     row_groups,
 )
-from recipes.common.errors import one_line
+from recipes.common.errors import printable
 from recipes.typed_latex import plain_text
 
 __all__ = ["bare_tabular", "csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
@@ -56,7 +56,7 @@ def terminal(table: Table) -> str:
 
 def wrap_lines(note: str) -> list[str]:
     """Wrap a sentence at `WIDTH`, what is not printable written out; names of runs stay whole, to be copied."""
-    return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(printable(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _spans(table: Table, depth: int) -> list[slice]:

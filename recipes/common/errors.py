@@ -4,12 +4,14 @@ LONGEST = 1000
 """Characters of a sentence that are shown."""
 
 
-def one_line(sentence: str) -> str:
-    """Return the sentence as a terminal can show it.
+def printable(sentence: str) -> str:
+    """Return the sentence as a terminal can show it: what is not printable is written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
 
-    What is not printable is written out, and a long quotation is cut in the middle.
-    """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+
+def one_line(sentence: str) -> str:
+    """Return the sentence printable, and a long one, which quotes something, without its middle."""
+    shown = printable(sentence)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 3 :]}"
 
 

@@ -199,6 +199,18 @@ def test_resamples_give_what_the_closed_form_gives() -> None:
     assert by_resamples.variance == pytest.approx(by_form.variance, rel=0.1)
 
 
+def test_a_calibration_error_is_in_its_own_interval() -> None:
+    """Resampling raises it; its interval lies about its number, as wide as the percentiles, and not below 0."""
+    raised = np.random.default_rng(0).normal(0.026, 0.004, 1000)
+    for value in (0.015, 0.001):
+        for metric, moved in (("ece", value - raised.mean()), ("f1", 0.0)):
+            key = ("overall", metric)
+            run = ResampledRun(0, SAMPLES, np.ones(1000, bool), {key: value}, {key: raised})
+            low, high = np.percentile(raised, [2.5, 97.5]) + moved
+            assert mean_interval([run], key) == pytest.approx((max(0.0, low), high))
+            assert low < value < high or metric == "f1"
+
+
 @pytest.mark.parametrize("rows", [(1, 1), (3, 3), (1, 3)])
 def test_resamples_without_the_number_are_left_out(rows: tuple[int, int]) -> None:
     """Those that lack it, NaN, of any of the runs have no part; where fewer than two are left there is no interval, and

@@ -112,6 +112,22 @@ def test_effects_and_margins_are_the_papers() -> None:
     assert (last.paper, last.above, last.margin) == (pytest.approx(-0.0014), False, pytest.approx(0.0208))
 
 
+def test_a_third_environment_is_claimed_to_add_little() -> None:
+    """It is not above two by half of what these are above IRM: 2.27, 1.93 and 1.42 points; what it adds itself in the
+    paper refutes nothing; and the legend says of which difference each margin is half."""
+    made = layout_of("parts")
+    found = [each for each in statements.comparisons(made) if made.rows[each.row].published == "CE + IFL (3 env)"]
+    assert {(each.claim, each.above, made.rows[each.other].published) for each in found} == {
+        ("third_environment", False, "CE + IFL (2 env)")
+    }
+    assert [each.margin for each in found] == pytest.approx([0.01135, 0.00965, 0.0071])
+    assert [each.papers_gain for each in found] == pytest.approx([0.0009, 0.0036, 0.0006])
+    verdicts = judge(fill_table(made, [], *tidy([])))
+    assert verdicts is not None
+    (said,) = (note for note in text.legend(verdicts) if note.startswith("not above"))
+    assert "half of what CE + IFL (2 env) is above IRM (2 env) in the paper" in said
+
+
 def test_a_claim_that_does_not_exist_is_named() -> None:
     """One sentence with the nearest; and of two rows of one method nobody can say which is meant."""
     with pytest.raises(ValueError, match="small: claims: rebalance does not exist; did you mean rebalancing"):
@@ -298,6 +314,20 @@ def test_the_comparison_is_of_the_runs_that_count(tmp_path: Path) -> None:
     assert found.found == difference(*scores)
 
 
+def test_bounds_from_a_larger_budget_say_so() -> None:
+    """Where rows of equal images are judged by the paper's differences, one note says with how many it got them."""
+
+    def notes(made: Layout) -> list[str]:
+        found = judge(fill_table(made, [], *tidy([])))
+        assert found is not None
+        return [note for note in text.legend(found) if "the larger budget" in note]
+
+    assert len(notes(layout_of("claims"))) == len(notes(layout_of("parts"))) == 1
+    assert not notes(small()), "rows of the paper's own budget"
+    matched = [{**row, **({"budget": "matched"} if "twin" in row else {})} for row in ROWS]
+    assert not notes(small(rows=matched, published=[])), "no numbers of the paper, and so no bounds"
+
+
 def test_rows_of_one_label_are_told_apart(tmp_path: Path) -> None:
     """No two comparisons of `parts` read alike, though cross-entropy is there alone and with three experts."""
     found = judge(fill_table(layout_of("parts"), [], *tidy([])))
@@ -346,6 +376,17 @@ def test_seeds_of_the_command_are_those_of_all_rows(tmp_path: Path) -> None:
     assert not any("of seed" in note for note in replaced.notes)
     assert seeds_text(made) == "seeds 0, 1, 2 (0, 1, 2, 3 in 1 row)" and seeds_text(replaced.layout) == "seed 0"
     assert checklist._seeds(own) == "seeds 0, 1, 2 (0, 1, 2, 3 in 1 row) asked for; runs behind a number: 0 to 1"
+
+
+def test_gains_explain_arrows_and_their_lack(tmp_path: Path) -> None:
+    """Each where it applies, also both in one table; that the paper's are untested stands below every one."""
+    for seeds, marks, few in ((3, True, False), (1, False, True), (2, False, True), (None, True, True)):
+        made = small(rows=[*ROWS[:3], {**ROWS[3], "seeds": [0]}] if seeds is None else ROWS)
+        write_claim_runs(folder := tmp_path / str(seeds), made, ALL, seeds=seeds)
+        runs, _ = load_runs(folder)
+        gains = comparison.gains(fill_table(made, runs, *tidy(runs)))
+        assert ("against the method without IFL" in gains, "o arrows over" in gains) == (marks, few)
+        assert gains.count("differences of single runs, untested") == gains.count(r"\caption")
 
 
 # --- published noise -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Beside the paper: every published cell has its place, differences and claims are right, and Kendall's tau is
+"""Beside the paper: every published cell has its place, differences and gains are right, and Kendall's tau is
 Kendall's.
 """
 
@@ -138,7 +138,7 @@ def test_later_papers_are_an_option(tmp_path: Path) -> None:
         (HALF, None, 3, None, "no number"),
     ],
 )
-def test_claims(
+def test_gains_agree_in_sign(
     tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, seeds: int, ours: float | None, verdict: str
 ) -> None:
     """The paper has + IFL 3.45 points above the baseline (CLT, overall accuracy); ours agrees, or not, and surely
@@ -149,21 +149,21 @@ def test_claims(
         if ifl is not None:
             write_run(tmp_path, "plain_ifl", seed=seed, cbl=ifl)
     table = beside_paper(tmp_path, "digits_glt", seeds=[*range(seeds)])
-    claim = agreement.claims(table)[0]
-    assert ("surely" in claim.verdict) == bool(baseline_mark(table.cells[1][0]))
-    assert (claim.label, claim.baseline, claim.paper) == ("Plain + IFL", "Plain", pytest.approx(0.0345))
-    assert claim.ours == (ours if ours is None else pytest.approx(ours)) and claim.verdict == verdict
+    gain = agreement.gains_of(table)[0]
+    assert ("surely" in gain.agreement) == bool(baseline_mark(table.cells[1][0]))
+    assert (gain.label, gain.baseline, gain.paper) == ("Plain + IFL", "Plain", pytest.approx(0.0345))
+    assert gain.ours == (ours if ours is None else pytest.approx(ours)) and gain.agreement == verdict
 
 
-def test_the_claim_of_every_pair_protocol_and_metric(tmp_path: Path) -> None:
-    """Table 1 makes a claim for each of its 9 pairs in each of its 16 columns, whether or not anything was run."""
+def test_the_gain_of_every_pair_protocol_and_metric(tmp_path: Path) -> None:
+    """Table 1 has a gain for each of its 9 pairs in each of its 16 columns, whether or not anything was run."""
     write_run(tmp_path)
-    for name, claims in (("imagenet_clt_glt", 9 * 16), ("imagenet_alt", 8 * 8), ("mscoco", 9 * 6), ("ablation", 4 * 6)):
+    for name, gains in (("imagenet_clt_glt", 9 * 16), ("imagenet_alt", 8 * 8), ("mscoco", 9 * 6), ("ablation", 4 * 6)):
         layout = load_layout(available()[name])
-        found = agreement.claims(
+        found = agreement.gains_of(
             table(tmp_path, **{key: getattr(layout, key) for key in ("name", "seeds", "rows", "columns", "published")})
         )
-        assert len(found) == claims and {claim.verdict for claim in found} == {"no number"}
+        assert len(found) == gains and {gain.agreement for gain in found} == {"no number"}
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -207,12 +207,12 @@ def test_ranking_of_a_column(tmp_path: Path) -> None:
 
 
 def test_sentence_counts(tmp_path: Path) -> None:
-    """One line says how many claims have numbers and how many agree; nothing published or nothing run: no line."""
+    """One line says how many gains have numbers and how many agree; nothing published or nothing run: no line."""
     write_run(tmp_path, cbl=HALF)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
     said = agreement.agreement_sentence(beside_paper(tmp_path, "digits_glt"))
     assert (
-        "of the 3 of the paper's 3 claims" in said
+        "of the paper's 3 gains, `X + IFL` minus `X`, 3 have numbers here: " in said
         and "2 agree in sign (0 surely), 0 do not (0 surely: p < 0.05 over 3 seeds or more)" in said
     )
     assert agreement.agreement_sentence(table(tmp_path, seeds=[0])) == ""

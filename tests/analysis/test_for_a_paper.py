@@ -25,7 +25,7 @@ from analysis.figures.style import EQUAL_LOOK, save_figure
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_run, load_runs
 from analysis.report import html, pdf
-from analysis.tables import captions, latex, text
+from analysis.tables import captions, latex, presentation, text
 from analysis.tables.cells import Table, fill_table
 from recipes.resolve import dump
 from recipes.table_layout import available, load_layout
@@ -193,8 +193,8 @@ def test_marks_are_explained_under_a_caption_of_ones_own(tmp_path: Path) -> None
     said = (
         "bold: best of its block",
         "no arrows over 1 seed: differences are marked from 3 seeds on",
-        "Rows with several environments see, at the paper's budget, 2 times the images and steps of their twins; "
-        "the table controls compares at equal images",
+        "These rows see more images than their twins, 2 times: Plain + IFL. "
+        "The table controls compares at equal images",
     )
     own, ours = (table(tmp_path, seeds=[0], rows=rows, caption=given) for given in ("Mine.", None))
     for stacked in (False, True):
@@ -218,6 +218,33 @@ def test_marks_are_explained_under_a_caption_of_ones_own(tmp_path: Path) -> None
     assert captions.unsaid_marks(alone) == [] and "old" not in captions.caption(
         table(tmp_path, seeds=[0], rows=rows[:1])
     )
+
+
+def test_rows_that_see_more_images_are_named() -> None:
+    """By how many times, of all epochs and first stages: two environments for half the epochs see no more; 30 epochs
+    after the baseline's 60 see half as many more, and which table has them at equal images is said of none but IFL's.
+    """
+    rows: list[dict[str, Any]] = [
+        {"recipe": "glt_baseline", "label": "Plain"},
+        {"recipe": "glt_ifl", "label": "+ IFL"},
+        {"recipe": "glt_ifl", "label": "equal", "budget": "matched"},
+        {"recipe": "glt_ifl", "label": "half", "set": {"schedule.epochs": 30}},
+        {"recipe": "glt_ifl", "label": "more draws", "budget": "matched", "set": {"batch.draws_per_epoch": 1.4}},
+        {"recipe": "glt_crt", "label": "cRT", "set": {"batch.draws_per_epoch": 1.0, "schedule.epochs": 30}},
+        {"recipe": "glt_logit_adjust_ifl", "label": "judged", "twin": "glt_logit_adjust"},
+    ]
+
+    def said(which: slice) -> str:
+        whole = [{"group": "G", "twin": "glt_baseline", **row} for row in rows]
+        made = layout(name="mine", seeds=[0], preset="corrected", rows=[{**whole[0], "twin": None}, *whole[which]])
+        return presentation.more_images_remark(fill_table(made, [], *tidy([])))
+
+    assert said(slice(1, 7)) == (
+        "These rows see more images than their twins, 2 times: Plain + IFL; judged; 1.4 times: more draws; "
+        "1.5 times: cRT. The table budgets compares at equal images"
+    )
+    assert said(slice(4, 5)) == "These rows see more images than their twins, 1.4 times: more draws"
+    assert said(slice(2, 4)) == ""
 
 
 def test_the_example_of_the_page_is_launched_and_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from analysis.__main__ import main
-from recipes.resolve import load_resolved
+from analysis.inputs.light_copy import copy_run
+from recipes.resolve import load_resolved, resolve
 from tests.helpers.paths import PROJECT
 from tests.helpers.tables import write_run
 
@@ -78,6 +80,27 @@ def test_light_runs_make_the_same_tables(runs: Path, tmp_path: Path, capsys: pyt
         main([f"runs={folder}", f"out={tmp_path / 'out' / folder.name}", "table=digits_clt_glt", "only=tables"])
     for path in (tmp_path / "out" / "light").glob("digits_clt_glt.*"):
         assert path.read_bytes() == (tmp_path / "out" / "runs" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "place", ["/short", f"/{'a folder of Jane Doe/' * 9}runs", f"/it's: {'#1 ' * 50}", '/a "b" \\ c\n\nd ' * 9, " "]
+)
+def test_no_part_of_a_place_stays(place: str, tmp_path: Path) -> None:
+    """However long and strange a folder's name is, the copy's recipe and meta.json are the run's without it."""
+    run = write_run(tmp_path / "runs", "glt_ifl")
+    recipe = {**resolve(["recipe=glt_ifl", "data=digits_glt"]).model_dump(mode="json"), "runs": place}
+    for section, key in (("data", "root"), ("data", "cache_folder"), ("method", "text")):
+        recipe[section] = {**recipe[section], key: place}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    meta = json.loads((run / "meta.json").read_text())
+    words = ["launch.py", f"runs={place}", "recipe=glt_ifl", f"data.root={place}", "seed=1"]
+    (run / "meta.json").write_text(json.dumps({**meta, "argv": words}, indent=1))
+    copy_run(run, tmp_path / "light", thumbnails=False)
+    for section, key in (("data", "root"), ("data", "cache_folder"), ("method", "text")):
+        recipe[section][key] = None
+    assert yaml.safe_load((tmp_path / "light" / run.name / "recipe.yaml").read_text()) == {**recipe, "runs": None}
+    copied = json.loads((tmp_path / "light" / run.name / "meta.json").read_text())
+    assert copied == {**meta, "argv": ["launch.py", "recipe=glt_ifl", "seed=1"]}
 
 
 def test_pictures_of_the_runs_named_stay(runs: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ by either grouping of classes, and without the data or the folders that a run's 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import pytest
 import yaml
 
 from analysis.__main__ import main
+from analysis.claims.verdicts import judge
 from analysis.figures.catalogue import draw_all
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import Run, load_run, load_runs
 from analysis.sweeps.tuned import _runs_of
 from analysis.tables import latex
 from analysis.tables.cells import Table, fill_table
-from analysis.tables.matching import fillable
+from analysis.tables.matching import fillable, launch_command
 from analysis.tables.presentation import heading
 from analysis.tables.text import terminal
 from ifl.metrics import evaluate
@@ -155,6 +157,23 @@ def test_the_runs_planned_for_a_table_with_values_are_those_counted(tmp_path: Pa
     assert [note for note in table.notes if "no run" in note or "left out" in note] == []
     tried = [_runs_of(layout_there, row, ("digits_glt", "glt"), runs) for row in layout_there.rows]  # as `tuned` does
     assert [[run.name for run in of_row] for of_row in tried] == counted
+
+
+def test_the_command_told_of_a_row_without_runs_makes_them() -> None:
+    """As a shell reads it, it has the table's preset, the row's values and seeds; notes and verdicts tell the same."""
+    made = load_layout(available()["parts"], ["digits_glt"])
+    values = {"schedule.milestones": [0.5, 0.8], "model.weights": "/my models/net.pt"}
+    rows = [row.model_copy(update={"set": values, "seeds": [3, 4]}) for row in made.rows]
+    made = made.model_copy(update={"rows": rows})
+    source = made.sources[0]
+    for row in rows:
+        words = shlex.split(launch_command(made, row, source))
+        assert words == ["python", "slurm/launch.py", *made.words(row, source), "seeds=3,4"]
+    table = filled(made, [])
+    judged = judge(table)
+    assert judged is not None
+    command = launch_command(made, rows[judged.verdicts[0].of.row], source)
+    assert command in judged.verdicts[0].why and f"{judged.verdicts[0].row}: no run: {command}" in table.notes
 
 
 def test_a_row_with_a_value_that_nothing_reads_counts_its_own_runs_alone(tmp_path: Path) -> None:

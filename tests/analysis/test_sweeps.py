@@ -167,6 +167,17 @@ def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
     assert "unequal search budgets, so these rows do not compare: 1 value: Plain; 2 values: Plain + IFL" in table.notes
 
 
+def test_a_twin_for_which_val_chose_nothing_is_told(tmp_path: Path) -> None:
+    """A row whose twin is no row of the table is not tested, which a note says and no cell is marked for."""
+    tried(tmp_path, 5)
+    tried(tmp_path, 5, recipe="glt_ifl")
+    note = "+ IFL: not tested: its twin glt_baseline is no row of the table, so val chose nothing for it"
+    for rows, told in (([IFL], True), ([BASE, IFL], False)):
+        table, _ = choose(tmp_path, layout(rows=rows, seeds=[0]))
+        cell = table.cells[-1][0]
+        assert (note in table.notes, cell.baseline_test is None, cell.marked) == (told, told, False)
+
+
 def test_a_search_before_counts(tmp_path: Path) -> None:
     """A row whose runs have its own values was given as many as the layout says that val had chosen them among."""
     tried(tmp_path, 5)

@@ -123,6 +123,13 @@ def test_markdown_and_terminal_take_hostile_names(tmp_path: Path) -> None:
     assert max(map(len, printed.split("\n\n")[1].splitlines())) <= 120 and "\x1b" not in printed and r"\x1b" in printed
 
 
+def test_a_long_note_is_whole_on_the_terminal() -> None:
+    """One that names many rows, such as that on unequal search budgets, lacks none of them."""
+    note = "; ".join(f"{number} values: row {number}" for number in range(200))
+    lines = text.wrap_lines(note)
+    assert " ".join(line.strip() for line in lines) == note and max(map(len, lines)) <= 120
+
+
 # --- the paper's layout ----------------------------------------------------------------------------
 
 
@@ -271,7 +278,7 @@ def test_a_mistyped_name_in_a_layout_is_told(
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("no run: data=digits_gl does not exist; did you mean digits_glt?") == 1
     assert said.count("glt_iffl: no run: recipe=glt_iffl does not exist; did you mean glt_ifl?") == 1
-    assert "theirs: no run (recipe=theirs data=digits_glt train=glt batch.budget=paper)" in said
+    assert "theirs: no run: python slurm/launch.py recipe=theirs data=digits_glt train=glt preset=paper" in said
 
 
 def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
@@ -286,7 +293,7 @@ def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
         line.startswith("digits_overall: Baseline + IFL: glt_ifl-") and "is left out: it is unfinished" in line
         for line in said
     )
-    assert "other is left out: recipe.yaml is missing" in said and sum("no run (recipe=" in line for line in said) == 41
+    assert "other is left out: recipe.yaml is missing" in said and sum("no run: python " in line for line in said) == 41
     cells = (tmp_path / "out" / "digits_overall.csv").read_text(encoding="utf-8").splitlines()
     assert ",unfinished," in next(line for line in cells if ",glt_ifl,paper,digits_glt,glt,clt," in line)
 
@@ -344,6 +351,17 @@ def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
         and "R0: no run of seed 0 (data=digits_glt train=glt)" in made.brief
         and len(made.brief) == 3
     )
+
+
+def test_a_seed_that_another_preset_alone_has_is_lacking(tmp_path: Path) -> None:
+    """The run is left out for its preset, and the row lacks the seed; an unfinished run is there, and says itself why
+    it does not count."""
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, preset="corrected", hash_="ffffffff")
+    write_run(tmp_path, seed=2, done=False)
+    notes = table(tmp_path, seeds=[0, 1, 2]).cells[0][0].notes
+    assert "Plain: no run of seed 1 (data=digits_glt train=glt)" in notes
+    assert sum("is left out" in note for note in notes) == 2
 
 
 def test_runs_of_further_seeds_are_one_line(tmp_path: Path) -> None:
@@ -565,4 +583,4 @@ def test_columns_may_be_of_any_measure(tmp_path: Path) -> None:
         and cells[2].mean == pytest.approx(0.2)
     )
     assert cells[3].state == "empty" and cells[4].mean == pytest.approx(1 - 4 / 6)
-    assert agreement.claims(table(tmp_path, seeds=[0], columns=columns)) == []
+    assert agreement.gains_of(table(tmp_path, seeds=[0], columns=columns)) == []
