@@ -157,7 +157,7 @@ def _follow_optimiser(
     def is_for_another(key: str) -> bool:
         origin = origins.get(f"optim.{key}")
         below = [] if origin in (None, of_preset) else layers[: order.index(origin) + 1]
-        return value_at(overlaid(below), "optim.name", "sgd") != name
+        return bool(value_at(overlaid(below), "optim.name", "sgd") != name)
 
     optim |= {key: None for key, names in OPTIMISERS_OF.items() if name not in names and is_for_another(key)}
     if is_for_another("lr"):

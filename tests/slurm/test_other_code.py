@@ -152,8 +152,8 @@ def test_a_run_in_progress_keeps_the_defaults_that_it_began_with(
     """A default of a method that is edited keeps a run's name, so the run does not go on with it; one that has not
     begun is made with it, an argument that was added has its default, and one that was taken out is nobody's."""
     monkeypatch.setenv("GLT_PATH", str(tmp_path / "own"))
-    for folder in ("ifl/methods", "recipes"):
-        (tmp_path / "own" / folder).mkdir(parents=True)
+    for room in ("ifl/methods", "recipes"):
+        (tmp_path / "own" / room).mkdir(parents=True)
     (tmp_path / "own/recipes/own_row.yaml").write_text("method: {name: own}\n")
 
     def edited(args: str) -> Recipe:
@@ -170,7 +170,7 @@ def test_a_run_in_progress_keeps_the_defaults_that_it_began_with(
     assert changed.run_folder == folder
     if file in ("meta.json", "ckpt"):
         sentence = "began with method.args.tau=1.0, and its default is 1.5 now: the old default in .*own.py goes on"
-        with pytest.raises(RecipeError, match=f"{began.run_name} {sentence}"):
+        with pytest.raises(RecipeError, match=f"{folder.name} {sentence}"):
             prepare(changed, folder)
         assert (folder / "recipe.yaml").read_text() == before
         assert other_code(changed, folder).startswith("began with method.args.tau=1.0")
