@@ -82,6 +82,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
     if not made:
         raise ValueError(f"runs={where}: none of them is one of the tables {', '.join(TABLES)} on {sets[0]}")
     lines = ledger.ledger(made, runs)
+    hardware = ", ".join(lines[-1].own.hardware) or MISSING
     return PAGE.format(
         data=sets[0],
         runs=where,
@@ -92,9 +93,13 @@ def page(runs: list[Run], where: str, out: str) -> str:
         fewest=FEWEST_SEEDS,
         tables="\n".join(_section(table, runs) for table in made),
         missing=_missing(made, sets[0]),
-        cost=f"{ledger.sentence(lines).capitalize()}. Hardware: {', '.join(lines[-1].own.hardware) or MISSING}.",
-        made="\n".join(textwrap.wrap(_launched(made, runs, where, out), 120, break_on_hyphens=False)),
+        cost=_wrapped(f"{ledger.sentence(lines).capitalize()}. Hardware: {hardware}."),
+        made=_wrapped(_launched(made, runs, where, out)),
     )
+
+
+def _wrapped(paragraph: str) -> str:
+    return "\n".join(textwrap.wrap(paragraph, 120, break_on_hyphens=False))
 
 
 def _link(file: str, out: str, place: str = "") -> str:

@@ -34,12 +34,12 @@ WORDS = [
 ]
 
 
-def queue_of(cluster: clusters.Cluster) -> dict[str, run_state.Job] | None:
-    """What the status command would learn from this cluster."""
+def state_on(cluster: clusters.Cluster, folder: Path) -> str:
+    """What the status command would say of a run where it asks this cluster."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in cluster.environment.items():
             patch.setenv(key, value)
-        return run_state.queue()
+        return run_state.state_of(folder, events.read(folder), run_state.queue())
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +61,13 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
     folder = resolve(words).run_folder
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
-    assert run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
+    assert state_on(cluster, folder) == "running"
     assert "is running: nothing to do" in launched(words, shell)
     assert (
         cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode
         == 0
     )
-    wait(
-        lambda: run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "queued",
-        60,
-        "the requeue",
-        cluster,
-        folder,
-    )
+    wait(lambda: state_on(cluster, folder) == "queued", 60, "the requeue", cluster, folder)
 
     def kinds() -> list[str]:
         return [event["event"] for event in events.read(folder)]
