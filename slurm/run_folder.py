@@ -24,13 +24,13 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     Raises:
         RecipeError: the run began with other defaults of the method's arguments.
     """
-    if others := _other_defaults(recipe, folder):
+    if others := other_defaults(recipe, folder):
         raise RecipeError(f"{folder.name} {others}")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_whole(folder / "recipe.yaml", dump(recipe))
 
 
-def _other_defaults(recipe: Recipe, folder: Path) -> str:
+def other_defaults(recipe: Recipe, folder: Path) -> str:
     """Say that a run in progress began with other defaults of the method's arguments, which no run's name tells.
 
     A sentence without the run's name; empty where none differs. An argument that the run does not know has its default.
@@ -63,7 +63,7 @@ def other_code(recipe: Recipe, folder: Path) -> str:
 
     A sentence without the run's name; empty where no file differs, or where the run is older than the digests.
     """
-    if others := _other_defaults(recipe, folder):
+    if others := other_defaults(recipe, folder):
         return others
     try:
         began = json.loads((folder / "meta.json").read_text())["code"]

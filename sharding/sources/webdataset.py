@@ -6,8 +6,8 @@ KEY.json that `columns=label:FIELD` names. Further fields are named in the same 
 file is the image where a sample has several. Images stay where they are in the tars.
 
 Where names of shards or of their folders tell splits apart (`birds-train-000.tar` and `birds-val-000.tar`), an image
-has its shard's split, unless source= or a column says one. Writers count the keys of each split from 0: where two
-splits have an image of one name, all names begin with the split's.
+has its shard's split, unless a column says one; source= has to agree. Writers count the keys of each split from 0:
+where two splits have an image of one name, all names begin with the split's.
 """
 
 from __future__ import annotations

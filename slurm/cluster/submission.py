@@ -76,7 +76,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     from slurm.monitoring.commands import note_launch
-    from slurm.run_folder import set_aside
+    from slurm.run_folder import other_defaults, set_aside
 
     settled = {run.folder: plan.settled[run.folder] for run in runs if run.folder in plan.settled}
     print(*(f"{line}\n" for line in nothing_to_do(settled)), sep="", end="")
@@ -85,6 +85,10 @@ def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     if plan.arrays and plan.live is None:
         raise RecipeError("SLURM does not answer (squeue), so nothing was submitted")
     todo = [run for array in plan.arrays for run in array.runs]
+    begun = [(run, said) for run in todo if not run.again and (said := other_defaults(run.recipe, run.folder))]
+    if begun:
+        more = f"; {len(begun) - 1} more of this command's runs began with other defaults" if len(begun) > 1 else ""
+        raise RecipeError(f"{begun[0][0].folder.name} {begun[0][1]}{more}; nothing was submitted")
     if any(run.recipe.slurm.gpus is None for run in todo):
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
     print(*(f"{line}\n" for line in remarks(todo)), sep="", end="", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slurm.monitoring.events import since_launch
-from slurm.monitoring.run_state import elsewhere, not_asked
+from slurm.monitoring.run_state import cluster_name, elsewhere, not_asked
 from slurm.nodes.exclusion import FORGET_S, bad_nodes, reason_of
 
 
@@ -16,7 +16,7 @@ def remarks(name: str, events: Sequence[dict[str, Any]]) -> list[str]:
     told = since_launch(events)
     if any(event["event"] == "finished" for event in told):
         return []
-    if cluster := elsewhere(events):
+    if (cluster := elsewhere(events)) and cluster_name():  # without a name here, its nodes are known all the same
         return [f"{name}: its job is on cluster {cluster}, and {not_asked(events)}"]
     verdict = next((event for event in reversed(told) if event["event"] == "verdict"), None)
     if verdict and verdict["verdict"] == "give up" and verdict.get("reason"):

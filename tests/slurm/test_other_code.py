@@ -145,6 +145,15 @@ def test_a_finished_run_of_other_code_is_told(
     assert other_code(recipe, folder) == ""
 
 
+def own_row(folder: Path, args: str) -> list[str]:
+    """Write a method with such arguments, and a recipe of it; returns the words that run it."""
+    for where, text in (("ifl/methods/own.py", f"ARGS = {args}\n"), ("recipes/own_row.yaml", "method: {name: own}\n")):
+        (folder / "own" / where).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "own" / where).write_text(text)
+    declared_in.cache_clear()
+    return ["recipe=own_row", "data=digits_glt", f"runs={folder}/runs"]
+
+
 @pytest.mark.parametrize("file", ["meta.json", "ckpt", "done", "recipe.yaml"])
 def test_a_run_in_progress_keeps_the_defaults_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
@@ -152,14 +161,9 @@ def test_a_run_in_progress_keeps_the_defaults_that_it_began_with(
     """A default of a method that is edited keeps a run's name, so the run does not go on with it; one that has not
     begun is made with it, an argument that was added has its default, and one that was taken out is nobody's."""
     monkeypatch.setenv("GLT_PATH", str(tmp_path / "own"))
-    for room in ("ifl/methods", "recipes"):
-        (tmp_path / "own" / room).mkdir(parents=True)
-    (tmp_path / "own/recipes/own_row.yaml").write_text("method: {name: own}\n")
 
     def edited(args: str) -> Recipe:
-        (tmp_path / "own/ifl/methods/own.py").write_text(f"ARGS = {args}\n")
-        declared_in.cache_clear()
-        return resolve(["recipe=own_row", "data=digits_glt", f"runs={tmp_path}/runs", "cluster=local"])
+        return resolve([*own_row(tmp_path, args), "cluster=local"])
 
     began = edited("{'tau': {'paper': 1.0, 'corrected': 2.0}, 'out': 3}")
     folder = began.run_folder
@@ -176,6 +180,29 @@ def test_a_run_in_progress_keeps_the_defaults_that_it_began_with(
         assert other_code(changed, folder).startswith("began with method.args.tau=1.0")
     prepare(edited("{'tau': {'paper': 1.0, 'corrected': 9.0}, 'added': 1}"), folder)
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["method"]["args"] == {"tau": 1.0, "added": 1}
+
+
+def test_nothing_is_submitted_where_a_run_began_with_another_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch of several runs says it of one that has begun, before any is submitted or its folder is made."""
+    monkeypatch.setenv("GLT_PATH", str(tmp_path / "own"))
+    monkeypatch.setenv("GLT_SITE", "")
+    monkeypatch.setattr(launch, "_check_data", lambda *_: None)
+    monkeypatch.setattr(cost, "images_of", lambda run: 1000)
+    (tmp_path / "bin").mkdir()
+    stub(tmp_path / "bin", "squeue", "exit 0")
+    stub(tmp_path / "bin", "sbatch", f"touch {tmp_path}/submitted")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    began = resolve([*own_row(tmp_path, "{'tau': 1.0}"), "seed=1"])
+    prepare(began, folder := began.run_folder)
+    (folder / "meta.json").write_text("{}")
+    words = [*own_row(tmp_path, "{'tau': 2.0}"), "slurm.gpus_per_node=0", "seeds=0,1"]
+    assert launch.main(words) == 2
+    said = capsys.readouterr().err
+    assert f"{folder.name} began with method.args.tau=1.0, and its default is 2.0 now" in said
+    assert "nothing was submitted" in said and not (tmp_path / "submitted").exists()
+    assert list((tmp_path / "runs").glob("own_row*")) == [folder]
 
 
 def test_the_same_of_many_runs_is_one_line(

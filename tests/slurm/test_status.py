@@ -817,6 +817,7 @@ def test_where_slurm_does_not_tell_its_name_no_cluster_counts_as_this_one(
     monkeypatch.setattr(run_state.time, "monotonic", lambda: clock)
     stub(tmp_path / "bin", "scontrol", "exit 1")
     assert run_state.state_of(run.folder, noted, run_state.queue()) == "unknown"
+    assert remarks("it", noted) == [], "each run of a copy on a machine without SLURM would have a line"
     said = "SLURM does not tell whether this is cluster beta \\(scontrol show config\\), so nothing was submitted"
     with pytest.raises(RecipeError, match=said):
         submission.preview([run], None, Site())
