@@ -24,7 +24,7 @@ from slurm import environment
 from slurm.code_snapshot import copied_folders
 from slurm.monitoring.run_state import Job, is_in, main_id, queue
 from slurm.starting.interpreter import PYTHON
-from slurm.starting.lacking_node import ENDS, or_lacks
+from slurm.starting.lacking_node import AFTER_SETUP, BEFORE_SETUP, ENDS, or_lacks
 
 ID_S = 30.0
 """How long SLURM is asked for the id of a job that it took."""
@@ -180,13 +180,15 @@ def setup_lines(
 ) -> list[str]:
     """Return what the batch script does before its ranks start; where a module or line fails, the node lacks it.
 
+    A line may leave the script, too, by `exit` or after `set -e`, and what it sets does not hold for our own lines.
     The suite's copy comes last, so that it is first on the path whatever modules and the site put there; and so that a
     job has the folders of GLT_PATH that were copied (or `folders`), and no others.
     """
     own = ":".join(map(str, copied_folders(code) if folders is None else folders))
+    site = [part for number, line in enumerate(lines, 1) for part in (line, _refusal(number, line))]
     return [
         *(or_lacks(f"module load {name}", f"fails at `module load {name}`") for name in modules),
-        *(part for number, line in enumerate(lines, 1) for part in (line, _refusal(number, line))),
+        *([*BEFORE_SETUP, *site, *AFTER_SETUP] if site else []),
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"export {search_path.VARIABLE}={shlex.quote(own) if own else ''}",
     ]

@@ -11,12 +11,23 @@ import shlex
 from pathlib import Path
 
 FUNCTION = "node_lacks"
-_SAID = 'echo "$(uname -n) $1, so the job ends${2:+: $2}" >&2'
+_SAID = 'lacks=said; echo "$(uname -n) $1, so the job ends${2:+: $2}" >&2'
 ENDS = (f"{FUNCTION}() {{ {_SAID}; exit 1; }}",)
 """The function of a job that nobody puts back."""
 OUTSIDE = "python3 -E -s"
 """A node's own Python, 3.6 or later, with the standard library alone: neither what modules put on the path nor what
 the user has installed reaches it."""
+ENDS_THERE = "ends at a setup line of the site file"
+"""What a node lacks where the site's own lines leave the script, by `exit`, or by a failure after `set -e`."""
+BEFORE_SETUP = (
+    f"""trap '[ "${{lacks-}}" ] || {FUNCTION} "{ENDS_THERE}" "$BASH_COMMAND"' EXIT""",
+    "trap 'trap - EXIT; exit 143' TERM  # a job that is cancelled does not come back",
+)
+AFTER_SETUP = (
+    "set +efuC +o pipefail  # what the site's lines have set, such as -e, would end the script before it decides",
+    f"""[[ $(trap -p EXIT) != *{FUNCTION}* ]] || trap - EXIT  # but not one that the site's lines have set""",
+    """[[ $(trap -p TERM) != *'trap - EXIT'* ]] || trap - TERM""",
+)
 UNDECIDED = "no Python of its node could be started that decides what becomes of the job, see its log"
 
 

@@ -80,6 +80,10 @@ def verdicts(run: Run) -> list[str]:
     ("setup", "own", "lack"),
     [
         (["true", "[ -d /none ]  # 'secret'"], {}, "fails at setup line 2 of the site file"),
+        (["[ -d /none ] || exit 1"], {}, "ends at a setup line of the site file"),
+        (["exit 0"], {}, "ends at a setup line of the site file"),
+        (["set -euo pipefail", "false", "true"], {}, "ends at a setup line of the site file"),
+        (["set -u", 'cd "$SECRET"'], {}, "ends at a setup line of the site file"),
         ([], {"container": CONTAINER}, "has no apptainer: `container` of the site file needs it"),
         ([], {"python": "/none/python"}, "has no python=/none/python of the site file, or one older than Python 3.11"),
     ],
@@ -93,7 +97,7 @@ def test_a_run_goes_on_without_the_node_and_is_given_up_after_three(
     job = batch_job(run, PROJECT, setup, own=own)
     for number, verdict in enumerate(("requeue", "requeue", "give up")):
         ended = node.start(job, number)
-        assert (ended.returncode, ended.stdout) == (1, "") and f" {lack}, so the job ends" in ended.stderr
+        assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.count(f" {lack}, so the job ends") == 1
         assert verdicts(run)[number:] == [verdict]
         put_back = ["requeue 7", "update JobId=7 ExcNodeList=r1"] if verdict == "requeue" else []
         assert node.asked() == put_back
@@ -171,6 +175,23 @@ def test_elements_of_an_array_and_packed_runs_go_on_elsewhere(node: Node, tmp_pa
     blind = array_job(array, PROJECT, ["false"], own={"python": "/none/python"})
     assert node.start(blind, 1, **element).returncode == 1
     assert [events.read(run.folder)[-1].get("incarnation") for run in mine] == ["7_1.1"] * pack
+
+
+def test_what_setup_lines_set_ends_with_them(node: Node, tmp_path: Path) -> None:
+    """After `set -e` a rank that fails would end the script before it is decided what becomes of the job."""
+    (run,) = runs(tmp_path)
+    stub(node.bin, "srun", 'echo "started $-"; exit 1')
+    lines = ["set -euf -o pipefail", f"trap 'touch {shlex.quote(str(tmp_path / 'tidied'))}' EXIT"]
+    ended = node.start(batch_job(run, PROJECT, lines))
+    assert ended.stdout.startswith("started") and verdicts(run) == ["requeue"]
+    assert (tmp_path / "tidied").exists()  # a trap of the site's own stays
+
+
+def test_a_job_cancelled_in_its_setup_lines_does_not_come_back(node: Node, tmp_path: Path) -> None:
+    """SLURM sends SIGTERM, and a job that is put back would go on as if nobody had cancelled it."""
+    (run,) = runs(tmp_path)
+    ended = node.start(batch_job(run, PROJECT, ["kill -TERM $$", "true"]))
+    assert (ended.returncode, ended.stdout, verdicts(run), node.asked()) == (143, "", [], [])
 
 
 def test_a_good_node_notices_nothing(node: Node, tmp_path: Path) -> None:

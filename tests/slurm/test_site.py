@@ -82,7 +82,7 @@ def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> Non
     assert body[1:3] == [
         f"module load {name} || node_lacks 'fails at `module load {name}`'" for name in ("gcc/12.2", "cuda/12.4")
     ]
-    assert [body[3], body[5]] == lines and body[7].startswith("export PYTHONPATH=")
+    assert [body[5], body[7]] == lines and body[12].startswith("export PYTHONPATH=")
     assert flags(text)["partition"] == "gpu"
     assert "NCCL" not in output[: output.index("#!/bin/bash")] and "cuda/12.4" in output[: output.index("#!/bin/bash")]
     assert output.splitlines()[1] == f"# site file: {path}"
@@ -391,7 +391,7 @@ def test_setup_lines_are_no_parameter_of_the_recipe(tmp_path: Path) -> None:
     with_line, without = (batch_file(recipe, tmp_path, tmp_path, lines).splitlines() for lines in (["date"], []))
     own = with_line.index("date")
     assert "fails at setup line 1 of the site file" in with_line[own + 1]
-    assert with_line[:own] + with_line[own + 2 :] == without
+    assert with_line[: own - 2] + with_line[own + 5 :] == without  # what guards them is there with them alone
 
 
 def test_bad_text_is_a_recipe_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
