@@ -35,6 +35,9 @@ ANSWER_S = 20
 """How long a question to SLURM may take, and the submission: the start's end waits for it."""
 OVER = 3
 """The exit code of `needed` where the start is over; a Python that breaks down has another."""
+WITHOUT = "without"
+"""The shell function by which an evaluator's job notes that the run has none."""
+UNTIL_STARTED = f"trap {WITHOUT} EXIT; trap 'trap - EXIT; exit 143' TERM"
 STARTED = f"case $? in 0) trap - EXIT TERM;; {OVER}) trap - EXIT; exit 0;; *) exit 1;; esac"
 """The shell line behind `needed`, the first thing that a Python does in an evaluator's job."""
 ALONE = "this run evaluates by itself"
@@ -104,8 +107,8 @@ def needed(folder: Path) -> int:
     return 0 if is_on(folder, os.environ[START]) else OVER
 
 
-def until_started(folder: Path) -> "tuple[str, ...]":
-    """Return the shell lines by which a job that ends before `STARTED` notes that the run has no evaluator.
+def notes_none(folder: Path) -> "tuple[str, ...]":
+    """Return the shell function by which a job that ends before `STARTED` notes that the run has no evaluator.
 
     What is wrong may be just what a Python needs to start, so none is asked. A job that is cancelled notes nothing.
     """
@@ -114,9 +117,8 @@ def until_started(folder: Path) -> "tuple[str, ...]":
     values = f'"${START}" "$(date +%s)" "$SLURM_JOB_ID"'
     events, claim = (shlex.quote(str(folder / name)) for name in ("log/events.jsonl", f"{FOLDER}/evaluator.json"))
     return (
-        f"without() {{ printf {shlex.quote(line)} {values} >> {events}",
+        f"{WITHOUT}() {{ trap - EXIT; printf {shlex.quote(line)} {values} >> {events}",
         f"[ -s {claim} ] || : > {claim}; }}  # a newer start's evaluator may have claimed the run",
-        "trap without EXIT; trap 'trap - EXIT; exit 143' TERM",
     )
 
 

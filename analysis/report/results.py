@@ -82,7 +82,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
     if not made:
         raise ValueError(f"runs={where}: none of them is one of the tables {', '.join(TABLES)} on {sets[0]}")
     lines = ledger.ledger(made, runs)
-    hardware = ", ".join(lines[-1].own.hardware) or MISSING
+    hardware = " | ".join(lines[-1].own.hardware) or MISSING
     return PAGE.format(
         data=sets[0],
         runs=where,

@@ -24,7 +24,7 @@ from slurm import environment
 from slurm.code_snapshot import copied_folders
 from slurm.monitoring.run_state import Job, is_in, main_id, queue
 from slurm.starting.interpreter import PYTHON
-from slurm.starting.lacking_node import AFTER_SETUP, BEFORE_SETUP, ENDS, or_lacks
+from slurm.starting.lacking_node import AFTER_SETUP, BEFORE_SETUP, ends, or_lacks
 
 ID_S = 30.0
 """How long SLURM is asked for the id of a job that it took."""
@@ -52,7 +52,7 @@ class BatchJob:
     options: tuple[str, ...] = ()
     python: str = PYTHON
     last: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ENDS
+    lacks: tuple[str, ...] = ends()
 
     @property
     def name(self) -> str:

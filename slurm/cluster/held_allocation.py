@@ -39,7 +39,7 @@ from slurm.monitoring.events import HELD, read
 from slurm.monitoring.failure import why
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
-from slurm.starting.lacking_node import ENDS
+from slurm.starting.lacking_node import ends
 from slurm.starting.rank_start import folders_of, rank_start
 
 NO_STEP_FROM = 0xFFFFFFF0
@@ -186,7 +186,7 @@ def _script(
             "#!/bin/bash",
             f"export {HELD}={allocation.job} SLURM_JOB_NODELIST={shlex.quote(allocation.node_list)}",
             "export SUBMITIT_EXECUTOR=slurm PYTHONUNBUFFERED=1",
-            *ENDS,
+            *ends(),
             *setup_lines(recipe.slurm.modules, site.setup, PROJECT, search_path.folders()),
             *start.lines,
             *lines,

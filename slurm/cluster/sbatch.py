@@ -13,7 +13,7 @@ from slurm.cluster.batch_job import BatchJob, setup_lines
 from slurm.job import TrainJob
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
-from slurm.starting.lacking_node import comes_back
+from slurm.starting.lacking_node import comes_back, ends
 from slurm.starting.rank_start import RankStart, folders_of, rank_start
 
 AWAITED = 'wait "$evaluator"'
@@ -182,8 +182,8 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
         "ntasks_per_node": 1,
         "use_srun": False,
         "setup": [
-            *evaluator.until_started(run.folder),
             *setup_lines(slurm.modules, own.setup, code),
+            evaluator.UNTIL_STARTED,
             *start.lines,
             f"{start.outside} -m slurm.evaluator needed {folder}; {evaluator.STARTED}",
             *threads(recipe.slurm),
@@ -192,7 +192,8 @@ def evaluator_job(run: Run, code: Path, site: Site, pack: int = 1) -> EvaluatorJ
         "teardown": ["trap : TERM", f"{start.outside} -m slurm.evaluator again {folder}"],
         **({"gpus_per_node": slurm.gpus_per_node} if slurm.gpus_per_node else {}),
     }
-    return EvaluatorJob(run.folder / evaluator.FOLDER, (), parameters, gpu_options(slurm), start.rank)
+    lacks = (*evaluator.notes_none(run.folder), *ends(evaluator.WITHOUT))
+    return EvaluatorJob(run.folder / evaluator.FOLDER, (), parameters, gpu_options(slurm), start.rank, lacks=lacks)
 
 
 def threads(slurm: Slurm) -> list[str]:

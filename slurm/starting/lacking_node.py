@@ -12,21 +12,21 @@ from pathlib import Path
 
 FUNCTION = "node_lacks"
 _SAID = 'lacks=said; echo "$(uname -n) $1, so the job ends${2:+: $2}" >&2'
-ENDS = (f"{FUNCTION}() {{ {_SAID}; exit 1; }}",)
-"""The function of a job that nobody puts back."""
 OUTSIDE = "python3 -E -s"
 """A node's own Python, 3.6 or later, with the standard library alone: neither what modules put on the path nor what
 the user has installed reaches it."""
-ENDS_THERE = "ends at a setup line of the site file"
+LEAVES = "ends at a setup line of the site file"
 """What a node lacks where the site's own lines leave the script, by `exit`, or by a failure after `set -e`."""
+_SIGNALS = "HUP INT TERM USR1 USR2 XCPU"
+_OWN_OPTIONS = "set +aeEfkmuC +o pipefail +o posix; trap - ERR"
 BEFORE_SETUP = (
-    f"""trap '[ "${{lacks-}}" ] || {FUNCTION} "{ENDS_THERE}" "$BASH_COMMAND"' EXIT""",
-    "trap 'trap - EXIT; exit 143' TERM  # a job that is cancelled does not come back",
+    f"""lacks=; trap '[ "$lacks" ] || {FUNCTION} "{LEAVES}" "$BASH_COMMAND"' EXIT""",
+    f"trap 'lacks=said; exit 143' {_SIGNALS}  # that is no fault of the node, and a cancelled job stays so",
 )
 AFTER_SETUP = (
-    "set +efuC +o pipefail  # what the site's lines have set, such as -e, would end the script before it decides",
-    f"""[[ $(trap -p EXIT) != *{FUNCTION}* ]] || trap - EXIT  # but not one that the site's lines have set""",
-    """[[ $(trap -p TERM) != *'trap - EXIT'* ]] || trap - TERM""",
+    f"{_OWN_OPTIONS}  # `set -e` of the site's lines, say, would end the script before it decides",
+    f"[[ $(trap -p EXIT) != *{FUNCTION}* ]] || trap - EXIT  # but not one that the site's lines have set",
+    f"for signal in {_SIGNALS}; do [[ $(trap -p $signal) != *lacks=said* ]] || trap - $signal; done",
 )
 UNDECIDED = "no Python of its node could be started that decides what becomes of the job, see its log"
 
@@ -40,6 +40,11 @@ def or_lacks(test: str, lack: str, more: str = "") -> str:
         more: what stands in the log alone.
     """
     return f"{test} || {FUNCTION} {shlex.quote(lack)}" + (f" {shlex.quote(more)}" if more else "")
+
+
+def ends(*first: str) -> tuple[str, ...]:
+    """Return the function of a job that nobody puts back; `first`: the commands that it runs before the job ends."""
+    return (f"{FUNCTION}() {{ {'; '.join((_SAID, *first, 'exit 1'))}; }}",)
 
 
 def comes_back(words: str, runs: str, job: str, code: Path, outside: str) -> tuple[str, ...]:
@@ -63,6 +68,7 @@ def comes_back(words: str, runs: str, job: str, code: Path, outside: str) -> tup
     return (
         f"{FUNCTION}() {{  # the job goes on elsewhere, or is given up",
         f"  {_SAID}",
+        f"  {_OWN_OPTIONS}",
         "  trap : TERM  # SLURM sends it once the job is put back",
         f"  export PYTHONPATH={at}",
         f"  cd {at} && {{ {asked}; }} ||",

@@ -373,12 +373,17 @@ def test_its_python_may_come_by_a_setup_line(node: Path, tmp_path: Path, brought
     assert (over.returncode, over.stdout) == (0, "") and not noted(recipe.run_folder), over.stderr
 
 
-@pytest.mark.parametrize("wrong", ["a setup line", "no such Python", "a Python that breaks down"])
+@pytest.mark.parametrize("wrong", ["a setup line", "its exit", "no such Python", "a Python that breaks down"])
 def test_an_evaluator_whose_python_does_not_start_is_told(node: Path, tmp_path: Path, brought: str, wrong: str) -> None:
     """The job ends with 1, and the run's events name its log, for the start that it was for; a job that is cancelled
     meanwhile has nothing to tell."""
     recipe = resolve(["data=digits_glt", "log.eval=job", f"runs={tmp_path / 'my runs'}"])
-    setup = {"a setup line": [brought, "false"], "no such Python": [], "a Python that breaks down": [brought]}[wrong]
+    setup = {
+        "a setup line": [brought, "false"],
+        "its exit": [brought, "exit 1"],
+        "no such Python": [],
+        "a Python that breaks down": [brought],
+    }[wrong]
     if wrong == "a Python that breaks down":
         stub(tmp_path, "glt-python", 'case "$*" in *needed*) echo ImportError >&2; exit 1;; esac')
     script = _script(Run(recipe), PROJECT, setup, "glt-python")

@@ -172,26 +172,30 @@ def test_elements_of_an_array_and_packed_runs_go_on_elsewhere(node: Node, tmp_pa
     mine = made[pack : 2 * pack]
     assert [verdicts(run) for run in made] == [["requeue"] if run in mine and run != made[3] else [] for run in made]
     stub(node.bin, "python3", "exit 1")
-    blind = array_job(array, PROJECT, ["false"], own={"python": "/none/python"})
+    blind = array_job(array, PROJECT, ["set -f", "false"], own={"python": "/none/python"})
     assert node.start(blind, 1, **element).returncode == 1
     assert [events.read(run.folder)[-1].get("incarnation") for run in mine] == ["7_1.1"] * pack
 
 
 def test_what_setup_lines_set_ends_with_them(node: Node, tmp_path: Path) -> None:
-    """After `set -e` a rank that fails would end the script before it is decided what becomes of the job."""
+    """After `set -e`, or with a trap on ERR, a rank that fails would end the script before it is decided what becomes
+    of the job. A trap of the site's own on EXIT stays."""
     (run,) = runs(tmp_path)
-    stub(node.bin, "srun", 'echo "started $-"; exit 1')
-    lines = ["set -euf -o pipefail", f"trap 'touch {shlex.quote(str(tmp_path / 'tidied'))}' EXIT"]
-    ended = node.start(batch_job(run, PROJECT, lines))
-    assert ended.stdout.startswith("started") and verdicts(run) == ["requeue"]
-    assert (tmp_path / "tidied").exists()  # a trap of the site's own stays
+    stub(node.bin, "srun", 'echo "started"; exit 1')
+    tidies = f"trap 'touch {shlex.quote(str(tmp_path / 'tidied'))}' EXIT"
+    ended = node.start(batch_job(run, PROJECT, ["set -eEuf -o pipefail", "trap 'exit 1' ERR", tidies]))
+    assert ended.stdout == "started\n" and verdicts(run) == ["requeue"], ended.stderr
+    assert (tmp_path / "tidied").exists()
 
 
-def test_a_job_cancelled_in_its_setup_lines_does_not_come_back(node: Node, tmp_path: Path) -> None:
-    """SLURM sends SIGTERM, and a job that is put back would go on as if nobody had cancelled it."""
+@pytest.mark.parametrize("signal", ["TERM", "USR2", "HUP"])
+def test_a_signal_in_setup_lines_is_no_fault_of_the_node(node: Node, tmp_path: Path, signal: str) -> None:
+    """A job that is put back would go on as if nobody had cancelled it; what the site's own trap tidies, it tidies."""
     (run,) = runs(tmp_path)
-    ended = node.start(batch_job(run, PROJECT, ["kill -TERM $$", "true"]))
-    assert (ended.returncode, ended.stdout, verdicts(run), node.asked()) == (143, "", [], [])
+    for lines in ([], [f"trap 'touch {shlex.quote(str(tmp_path / 'tidied'))}' EXIT"]):
+        ended = node.start(batch_job(run, PROJECT, [*lines, f"kill -{signal} $$", "true"]))
+        assert (ended.returncode, ended.stdout, verdicts(run), node.asked()) == (143, "", [], []), ended.stderr
+    assert (tmp_path / "tidied").exists()
 
 
 def test_a_good_node_notices_nothing(node: Node, tmp_path: Path) -> None:
