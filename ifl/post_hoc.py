@@ -7,7 +7,6 @@ epochs ends with the predictions of its best one.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from ifl.saving.weights import load_run, start_from, write_weights
 from ifl.setup import Setup, set_up
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.stop import StopRequest
-from recipes.common.files import write_json
+from recipes.common.files import write_json, write_whole
 from recipes.schema import Recipe
 
 SILENT = RunLog()
@@ -100,9 +99,15 @@ def _keep_start(run: Setup) -> dict[str, Any]:
     Returns:
         What `done` says of them: the last are the best.
     """
-    shutil.copytree(run.folder / "preds" / "last", run.folder / "preds" / "best", dirs_exist_ok=True)
+    _last_is_best(run.folder)
     kept = [LAST, write_weights(run.folder / "ckpt" / LAST, run.model.engine.weights())]
     return {"weights": {"last": kept, "best": kept}}
+
+
+def _last_is_best(folder: Path) -> None:
+    """Keep the last epoch's predictions as the best epoch's, durably: `done`, which follows, vouches for them."""
+    for file in (folder / "preds" / "last").iterdir():
+        write_whole(folder / "preds" / "best" / file.name, file.read_bytes())
 
 
 def finish(run: Setup, state: State, saver: Saver, stop: StopRequest, heartbeat: Callable[..., None]) -> bool:
@@ -119,7 +124,7 @@ def finish(run: Setup, state: State, saver: Saver, stop: StopRequest, heartbeat:
     finished = True
     if state.best_epoch == run.recipe.schedule.epochs - 1:
         if comm.rank == 0:
-            shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
+            _last_is_best(folder)
     else:
         load_best(folder / "ckpt", run.model.engine, state)
         finished = predict_all(run, folder / "preds" / "best", heartbeat, stop)

@@ -71,7 +71,8 @@ class TrainJob:
             from slurm.code_snapshot import running
 
             if first:
-                append_event(folder, "start", code=running(), world=int(os.environ.get("WORLD_SIZE") or 1))
+                world, threads = (int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "OMP_NUM_THREADS"))
+                append_event(folder, "start", code=running(), world=world, threads=threads)
             more: dict[str, Any] = {
                 "pipe": command_of_process(),
                 "command": self.command,

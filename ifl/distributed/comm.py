@@ -10,6 +10,7 @@ import pickle
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -80,6 +81,11 @@ class Comm:
         padded = torch.nn.functional.pad(data, (0, max(sizes) - len(data)))
         rows = self.gather(padded).cpu()
         return [pickle.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+    def numbers_of_first(self, numbers_N: np.ndarray, device: torch.device | str) -> np.ndarray:
+        """Return rank 0's float64 [N] on all ranks, by a sum of its bits: CPUs of two kinds round `log` otherwise."""
+        bits_N = torch.from_numpy(numbers_N.view(np.int64)).to(device)
+        return self.sum(bits_N.clone() if self.rank == 0 else torch.zeros_like(bits_N)).cpu().numpy().view(np.float64)
 
     def from_first(self, value: Any, device: torch.device | str) -> Any:
         """Return rank 0's plain value on all ranks."""

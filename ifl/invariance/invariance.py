@@ -181,7 +181,7 @@ class Invariance:
             return False
         ifl, total, first = self._ifl, self._confidence.total(self._comm), self._streams.index("environment")
         assert ifl.unseen is not None, "a resolved recipe names it"
-        state.weights[first : first + ifl.environments] = stream_weights(
+        own = stream_weights(
             ifl.environments,
             mean_scores(total),
             self._labels,
@@ -189,6 +189,9 @@ class Invariance:
             class_balanced=ifl.class_balanced,
             unseen=ifl.unseen,
         )
+        state.weights[first : first + ifl.environments] = [
+            None if weights_N is None else self._comm.numbers_of_first(weights_N, self._device) for weights_N in own
+        ]
         check_equal(
             f"confidence and environment weights after epoch {state.epoch}",
             digest(self.centers_KD, *state.weights, total, *state.memory.values()),

@@ -40,6 +40,10 @@ LAST_WORDS_S = 1.0
 """After the first rank has failed the others may be about to say why as well; then they are ended."""
 
 
+class AlreadyFinished(RecipeError):
+    """A run that was to be started is finished."""
+
+
 class LocalRun:
     """A run under way on this machine, from its newest checkpoint on.
 
@@ -59,6 +63,7 @@ class LocalRun:
 
         Raises:
             RecipeError: another process is training in this folder.
+            AlreadyFinished: another command has finished it.
         """
         self.recipe, self.folder, self.run = run.recipe, run.folder, run
         self.step = 0
@@ -67,11 +72,14 @@ class LocalRun:
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
         self._evaluator: subprocess.Popen[bytes] | None = None
-        self._evaluators, self._threads = 0, max(1, cores // run.recipe.tasks)
+        self._evaluators, self._threads = 0, threads_of(run, cores)
         self._lock = open(run.folder / "lock", "a+", errors="replace")  # noqa: SIM115 (held as long as the run)
         self._ended, self._alive = os.pipe()  # what it starts sees its end when this process ends
         try:
             _take(self._lock, run.folder)
+            if is_finished(run.folder):  # by another command, since this one looked
+                release(self._lock)
+                raise AlreadyFinished(f"{run.folder} is finished: nothing to do")
             prepare(run.recipe, run.folder)  # not before: the recipe of a run in progress stays as it is
             self._lines = _new_lines(run.folder / "metrics.jsonl")
             self._processes = self._begin()
@@ -222,6 +230,16 @@ def _saved(run: Run) -> str:
     if step < 0:  # in its boot, or the evaluation of another run's weights
         return f"stopped; {run.same_command} makes it again"
     return f"stopped and saved after step {step}; {run.same_command} goes on from there"
+
+
+def threads_of(run: Run, cores: int) -> int:
+    """Return the threads of each rank: a run that goes on keeps its own, for with others floats round otherwise."""
+    if newest_step(run.folder) >= 0:
+        starts = (event for event in reversed(read(run.folder)) if event["event"] == "start")
+        last = next(starts, {})
+        if last.get("world") == run.recipe.tasks and "threads" in last:
+            return int(last["threads"])
+    return max(1, cores // run.recipe.tasks)
 
 
 def _take(lock: IO[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ from slurm.after_run import ending
 from slurm.after_run.settings import hand_over
 from slurm.environment import clean
 from slurm.job import FINISHED, STOPPED
-from slurm.local.process_group import LocalRun, goes_on
+from slurm.local.process_group import AlreadyFinished, LocalRun, goes_on
 from slurm.local.progress import Begin, View
 from slurm.local.stop_signals import StopSignals
 from slurm.monitoring.commands import note_launch
@@ -147,6 +147,9 @@ class _Queue:
                 lane = min(set(range(self._at_once)) - self._under_way.keys())
                 try:
                     self._under_way[lane] = self._view.start(lane, step.run)
+                except AlreadyFinished as found:
+                    self._view.write(str(found))
+                    self.outcomes[step.run.folder] = "finished"
                 except RecipeError as error:
                     if self._alone:
                         raise

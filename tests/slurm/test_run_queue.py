@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from recipes.common.errors import RecipeError
+from recipes.common.locks import is_free
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
-from slurm import reuse
+from slurm import reuse, run_folder
 from slurm.cluster.submission import submit_all
 from slurm.local import process_group, progress, run_queue
 from slurm.local.run_queue import run_all
@@ -117,6 +118,38 @@ def test_no_run_is_started_that_slurm_has(
         with pytest.raises(RecipeError, match=re.escape(sentence.format(folder.name, folder))):
             run_all([Run(recipe)], accept)
         assert machine.started == []
+
+
+def test_a_run_that_another_command_has_finished_meanwhile_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A queue looks for finished runs when it begins, and comes to a run hours later: its start would cut the finished
+    run's lines, and end it a second time."""
+    (recipe,) = recipes(tmp_path, 1)
+    run_folder.prepare(recipe, recipe.run_folder)
+    (recipe.run_folder / "done").touch()
+    before = {path: path.read_bytes() for path in recipe.run_folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(run_queue, "finished_of", lambda runs: frozenset())  # as it was when the queue began
+    monkeypatch.setattr(process_group, "_start", lambda *args: pytest.fail("ranks were started"))
+    assert run_all([Run(recipe)], accept) == 0
+    assert f"{recipe.run_folder} is finished: nothing to do" in capsys.readouterr().out
+    after = {path: path.read_bytes() for path in recipe.run_folder.rglob("*") if path.is_file()}
+    assert before.items() <= after.items() and is_free(recipe.run_folder / "lock")
+
+
+@pytest.mark.parametrize(("tasks", "checkpoint", "threads"), [(1, True, 1), (1, False, 4), (2, True, 2)])
+def test_a_run_goes_on_with_the_threads_that_it_had(tmp_path: Path, tasks: int, checkpoint: bool, threads: int) -> None:
+    """With others floats are added in another order. The last run of a queue began with its share of the cores, and
+    would have all of them when the same command goes on with it; with other ranks, or from the start, it has them."""
+    recipe = resolve(["data=digits_glt", "cluster=local", f"tasks_per_node={tasks}", f"runs={tmp_path}"])
+    run_folder.prepare(recipe, recipe.run_folder)
+    events.append_event(recipe.run_folder, "start", world=1, threads=1)
+    events.append_event(recipe.run_folder, "start", world=1)  # of an earlier version, say
+    events.append_event(recipe.run_folder, "start", world=1, threads=1)
+    if checkpoint:
+        (recipe.run_folder / "ckpt" / "step-000000007").mkdir(parents=True)
+        (recipe.run_folder / "ckpt" / "step-000000007" / "MANIFEST.json").write_text("{}")
+    assert process_group.threads_of(Run(recipe), 4) == threads
 
 
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
