@@ -234,11 +234,10 @@ def _saved(run: Run) -> str:
 
 def threads_of(run: Run, cores: int) -> int:
     """Return the threads of each rank: a run that goes on keeps its own, for with others floats round otherwise."""
-    if newest_step(run.folder) >= 0:
-        starts = (event for event in reversed(read(run.folder)) if event["event"] == "start")
-        last = next(starts, {})
-        if last.get("world") == run.recipe.tasks and "threads" in last:
-            return int(last["threads"])
+    last = next((event for event in reversed(read(run.folder)) if event["event"] == "start"), {})
+    threads = last.get("threads")
+    if newest_step(run.folder) >= 0 and last.get("world") == run.recipe.tasks and isinstance(threads, int):
+        return max(1, threads)
     return max(1, cores // run.recipe.tasks)
 
 
