@@ -198,4 +198,7 @@ def load_method(name: str, task: Task) -> BaseMethod:
     method = made(task)
     if not hasattr(method, "memory"):
         raise RunError(f"{file}: the __init__ of Method does not call super().__init__(task)")
+    memory = method.memory
+    if not isinstance(memory, dict) or not all(isinstance(value, torch.Tensor) for value in memory.values()):
+        raise RunError(f"{file}: self.memory={memory!r} is not legal: a mapping of names to tensors is")
     return method

@@ -205,13 +205,16 @@ def _check_limits(path: Path, declared: Declaration) -> None:
             raise RecipeError(
                 f"{path}: {key!r}: {limits!r} in LIMITS is not legal: {', '.join(LIMITS)} with a number each are"
             )
-        _check_choice(path, "LIMITS", (key,), within_limits(limits))
+        if key in declared.ARGS and key not in within_limits(limits):
+            raise RecipeError(f"{path}: {key!r}: {declared.ARGS[key]!r} in ARGS does not keep its LIMITS {limits}")
+        _check_choice(path, "LIMITS", (key,), tuple(declared.ARGS))
 
 
 def _check_choice(path: Path, key: str, value: Any, legal: tuple[Any, ...]) -> None:
     is_listed = isinstance(value, tuple | list) and value and all(word in legal for word in value)
     if not is_listed or len(set(value)) != len(value):
-        raise RecipeError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
+        such = f", as in {key} = ({value!r},)" if isinstance(value, str) and value in legal else ""
+        raise RecipeError(f"{path}: {key}={value!r} is not legal; legal: {', '.join(map(str, legal))}{such}")
 
 
 def _keeps(value: Any, limits: Mapping[str, float]) -> bool:

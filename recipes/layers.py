@@ -293,7 +293,7 @@ def blocks_of(file: RecipeFile, sets: Sequence[str] | None) -> dict[Any, Any]:
     for block, values in blocks.items():
         name, _, edition = str(block).partition("/")
         if sets is not None and name not in (*others, *sets):
-            raise RecipeError(f"on={name} does not exist; {nearest(name, sorted({*others, *sets}))}")
+            raise RecipeError(f"{file.path}: on={name} does not exist; {nearest(name, sorted({*others, *sets}))}")
         axes = _axes_in(values)
         if edition not in (("",) if name in others else ("", *EDITIONS)) or axes:
             raise RecipeError(

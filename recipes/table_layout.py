@@ -495,16 +495,17 @@ def find_layout(name: str, data: Sequence[str] = (), known: Sequence[str] = ()) 
         file = Path(name).expanduser()
         if not file.is_file():
             raise ValueError(f"table={name}: there is no such file")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", file.stem) or file.stem in WRITTEN:
-            raise ValueError(
-                f"table={name}: the files made of a table have its name, so letters, digits and _ . - are legal in it, "
-                f"and none of {', '.join(WRITTEN)}"
-            )
-        return load_layout(file, data, known)
-    files = available()
-    if name not in files:
-        raise ValueError(f"table={name} does not exist; {nearest(name, files)}, or the path of a file of yours")
-    return load_layout(files[name], data, known)
+    else:
+        files = available()
+        if name not in files:
+            raise ValueError(f"table={name} does not exist; {nearest(name, files)}, or the path of a file of yours")
+        file = files[name]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", file.stem) or file.stem in WRITTEN:
+        raise ValueError(
+            f"table={name}: the files made of a table have its name, so letters, digits and _ . - are legal in it, and "
+            f"none of {', '.join(WRITTEN)}"
+        )
+    return load_layout(file, data, known)
 
 
 def data_names(text: str) -> list[str]:
@@ -602,8 +603,10 @@ def _own_content(file: Path) -> dict[str, Any]:
         content = read_yaml(file.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(one_line(f"{file.name}: not readable as YAML ({' '.join(str(error).split())})")) from None
-    if not isinstance(content, dict) or "name" in content:
+    if not isinstance(content, dict):
         raise ValueError(f"{file.name}: legal is a mapping of preset, select, seeds, rows, columns")
+    if "name" in content:
+        raise ValueError(f"{file.name}: name is not legal: a table's name is that of its file")
     return content
 
 

@@ -81,13 +81,14 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def look_at_method(method: BaseMethod, name: str, k: int) -> None:
-    """Check all results of a method's losses, predict and notes; `k`: K, the number of classes.
+    """Check all that a method's losses, predict and notes give, and what it remembers; `k`: K, the number of classes.
 
     Raises:
-        WrongResult: at the use of one that is not what `BaseMethod` promises.
+        WrongResult: a hook is missing; and at the use of one that is not what `BaseMethod` promises.
     """
 
     file = search_path.place(search_path.METHODS, name)
+    own = _own_hooks(method, file)
 
     def losses(given: Any, output: Output, rows: Rows) -> None:
         b = len(rows.labels)
@@ -123,8 +124,52 @@ def look_at_method(method: BaseMethod, name: str, k: int) -> None:
 
     looks: tuple[Callable[..., None], ...] = (losses, predict, notes)
     for look in looks:
-        if getattr(type(method), look.__name__) is not getattr(BaseMethod, look.__name__):
+        if look.__name__ in own:
             _at_every_call(method, look)
+    if "remember" in own:
+        _look_at_memory(method, file)
+
+
+def _own_hooks(method: BaseMethod, file: str) -> set[str]:
+    """Return which hooks a method has; refuse that one is missing that it cannot do without."""
+    hooks = ("losses", "predict", "notes", "remember")
+    own = {hook for hook in hooks if getattr(type(method), hook) is not getattr(BaseMethod, hook)}
+    if "losses" not in own:
+        raise WrongResult(f"{file}: class Method has no losses(output, rows), which give float [B], each row's loss")
+    if len(alone := own & {"notes", "remember"}) == 1:
+        raise WrongResult(
+            f"{file}: class Method has {alone.pop()}() alone: remember() takes what notes() give, so both or none are "
+            "legal"
+        )
+    return own
+
+
+def _look_at_memory(method: BaseMethod, file: str) -> None:
+    """Refuse that `remember` changes anything but `memory`: no checkpoint would hold it, and a resume would lose it."""
+    usual = method.remember
+
+    def held() -> dict[str, Any]:
+        return {
+            key: ([(id(part), part._version) for part in _tensors_in(value)], value if _is_number(value) else None)
+            for key, value in vars(method).items()
+            if key != "memory"
+        }
+
+    def remember(*arguments: Any) -> None:
+        before = held()
+        usual(*arguments)
+        after = held()
+        if changed := next((key for key in after if after[key] != before.get(key)), None):
+            raise WrongResult(
+                f"{file}: remember() changed self.{changed}, which no checkpoint holds: legal are tensors in "
+                f"self.memory, such as self.memory[{changed!r}]"
+            )
+
+    method.remember = remember  # type: ignore[method-assign]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float)
 
 
 def _at_every_call(method: BaseMethod, look: Callable[..., None]) -> None:

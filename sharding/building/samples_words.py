@@ -233,6 +233,8 @@ def fault(samples: Samples, given: Collection[str]) -> str:
     columns = dict(samples.columns)
     if samples.attributes == "column" and columns and "attribute" not in columns:
         return "attributes=column needs the column's name, columns=...,attribute:NAME"
+    if samples.attributes != "column" and "attribute" in columns:
+        return f"columns=...,attribute:{columns['attribute']} names a column that attributes=column alone reads"
     return ""
 
 

@@ -31,6 +31,7 @@ class Method(BaseMethod):
     def losses(self, output, rows):
         return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")
 """
+REMEMBERS = "    def remember(self, ids_G, labels_G, notes_GC):\n        pass\n"
 MODEL = """
 from torch import nn
 
@@ -84,7 +85,8 @@ def step(network: Network, method: BaseMethod, epoch: int = 0) -> None:
 
 def test_legal_files_pass_at_every_step(made: Made) -> None:
     """A legal method and model pass; where there are no gradients, in an evaluation, losses need none."""
-    made_of = made(METHOD + "    def notes(self, output, rows):\n        return output.logits_BK[:, :2]\n")
+    notes = "    def notes(self, output, rows):\n        return output.logits_BK[:, :2]\n"
+    made_of = made(METHOD + notes + REMEMBERS)
     for epoch in (0, 0, 1):
         step(*made_of, epoch)
     with torch.no_grad():
@@ -131,7 +133,7 @@ def test_notes_change_with_an_epoch_alone(made: Made) -> None:
     """Notes may begin and end with an epoch; of some rows of a step alone they would leave zeros for the others."""
     notes = "    def notes(self, output, rows):\n"
     notes += "        return output.logits_BK[:, : self.columns] if self.columns else None\n"
-    network, method = made(METHOD + notes)
+    network, method = made(METHOD + notes + REMEMBERS)
     for epoch, method.columns in ((0, 0), (0, 0), (1, 2), (1, 2), (2, 0)):  # type: ignore[attr-defined]
         step(network, method, epoch)
     method.columns = 2  # type: ignore[attr-defined]
@@ -197,12 +199,14 @@ def test_losses_without_gradients_are_told(made: Made, cut: str) -> None:
         ),
         (
             "    def losses",
-            "    def notes(self, output, rows):\n        return output.logits_BK.sum(1)\n\n    def losses",
+            "    def notes(self, output, rows):\n        return output.logits_BK.sum(1)\n\n"
+            + REMEMBERS
+            + "    def losses",
             "notes() gave float32 [4]: None or float [B, C] = [4, C]",
         ),
         (
             "    def losses",
-            "    def notes(self, output, rows):\n        return {'a': 1}\n\n    def losses",
+            "    def notes(self, output, rows):\n        return {'a': 1}\n\n" + REMEMBERS + "    def losses",
             "notes() gave dict: None or float [B, C]",
         ),
         (
@@ -248,6 +252,43 @@ def test_a_twin_of_a_wrong_model_is_told_too(made: Made) -> None:
         build_backbone(Model(name="my_model"), "twin")
 
 
+HOLDS = """
+    def __init__(self, task):
+        super().__init__(task)
+        self.memory, self.bank, self.steps, self.kept = HELD, torch.zeros(3), 0, [torch.zeros(1)]
+
+    def notes(self, output, rows):
+        return output.logits_BK
+
+    def remember(self, ids_G, labels_G, notes_GC):
+        CHANGES
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ("self.bank[labels_G] += 1", "bank"),
+        ("self.bank = self.bank + 1", "bank"),
+        ("self.steps += 1", "steps"),
+        ("self.kept[0].add_(1)", "kept"),
+        ("self.fresh = notes_GC", "fresh"),
+        ("self.memory['bank'] += 1; self.memory['new'] = self.bank + 1", None),
+    ],
+)
+def test_what_is_remembered_outside_the_memory_is_told(made: Made, changes: str, lost: str | None) -> None:
+    """No checkpoint would hold it, and a run that goes on would begin without it."""
+    held = HOLDS.replace("HELD", "{'bank': torch.zeros(3)}").replace("CHANGES", changes)
+    _, method = made(METHOD + held)
+    given = torch.arange(2), torch.tensor([0, 2]), torch.zeros(2, 3, dtype=torch.float64)
+    if lost is None:
+        method.remember(*given)
+        assert sorted(method.memory) == ["bank", "new"]
+        return
+    with pytest.raises(RunError, match=rf"^ifl/methods/my_method\.py: remember\(\) changed self\.{lost}, which no "):
+        method.remember(*given)
+
+
 @pytest.mark.parametrize(
     "method, sentence",
     [
@@ -263,6 +304,14 @@ def test_a_twin_of_a_wrong_model_is_told_too(made: Made) -> None:
             "the __init__ of Method does not call super().__init__(task)",
         ),
         (METHOD + "    def head(self):\n        return None\n", "head() gave NoneType: a torch module is legal"),
+        (METHOD.replace("def losses", "def loss"), "class Method has no losses(output, rows), which give float [B]"),
+        (METHOD + REMEMBERS, "class Method has remember() alone: remember() takes what notes() give"),
+        (METHOD + REMEMBERS.replace("remember", "notes"), "class Method has notes() alone"),
+        (
+            METHOD + HOLDS.replace("HELD", "{'n': 0}"),
+            "self.memory={'n': 0} is not legal: a mapping of names to tensors",
+        ),
+        (METHOD + HOLDS.replace("HELD", "[1]"), "self.memory=[1] is not legal"),
     ],
 )
 def test_a_file_that_is_no_method_is_told_in_a_sentence(made: Made, method: str, sentence: str) -> None:

@@ -170,8 +170,9 @@ def test_data_that_no_set_is_called(text: str) -> None:
         data_names(text)
 
 
-def test_a_file_elsewhere_is_a_table(tmp_path: Path) -> None:
-    """`table=PATH` is the layout in that file, with the file's name; one that analysis cannot write is refused."""
+def test_a_file_elsewhere_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`table=PATH` is the layout in that file, with the file's name; one that analysis cannot write is refused, also
+    where a folder of the user's brings it."""
     file = tmp_path / "mine.yaml"
     file.write_text(available()["digits_alt"].read_text())
     assert find_layout(str(file)).model_copy(update={"name": "digits_alt"}) == load_layout(available()["digits_alt"])
@@ -179,6 +180,11 @@ def test_a_file_elsewhere_is_a_table(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(file.read_text())
         with pytest.raises(ValueError, match="the files made of a table have its name"):
             find_layout(str(tmp_path / f"{name}.yaml"))
+    monkeypatch.setenv("GLT_PATH", str(tmp_path / "own"))
+    (tmp_path / "own" / "recipes" / "tables").mkdir(parents=True)
+    (tmp_path / "own" / "recipes" / "tables" / "results.yaml").write_text(file.read_text())
+    with pytest.raises(ValueError, match="the files made of a table have its name"):
+        find_layout("results")
 
 
 # ------------------------------------------------------------------------------------------------------- values of rows

@@ -142,6 +142,11 @@ def test_other_names_are_data_sets_of_their_own() -> None:
         ([*GIVEN, "test_gbl=5"], "test_gbl= needs attributes=column or attributes=clusters"),
         ([*GIVEN, "attribute_tail=7:2:1"], "without attributes there are no groups of them"),
         ([*GIVEN, "attributes=column", "columns=path:a,label:b"], "columns=...,attribute:NAME"),
+        (
+            [*GIVEN, "columns=path:a,label:b,attribute:c"],
+            "attribute:c names a column that attributes=column alone reads",
+        ),
+        ([*GIVEN, "attributes=clusters", "columns=label:b,attribute:c"], "that attributes=column alone reads"),
         ([*GIVEN, "attributes=clusters", "attribute_tail=1:2:7"], "three whole numbers from large to small"),
         ([*GIVEN, "attributes=clusters", "features=no.npy"], "there is no such file"),
         ([*GIVEN, "attributes=clusters", "clusters=1"], "a whole number from 2 to 127 is"),
