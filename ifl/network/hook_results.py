@@ -80,15 +80,21 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors_in(item)
 
 
-def look_at_method(method: BaseMethod, name: str, k: int) -> None:
-    """Check all that a method's losses, predict and notes give, and what it remembers; `k`: K, the number of classes.
+def look_at_method(method: BaseMethod, name: str, k: int, trains: bool = True) -> None:
+    """Check all that a method's losses, predict and notes give, and what it remembers.
+
+    Args:
+        method: of the file `ifl/methods/NAME.py`.
+        name: its name.
+        k: K, the number of classes.
+        trains: whether anything of it is trained, so that it has losses.
 
     Raises:
         WrongResult: a hook is missing; and at the use of one that is not what `BaseMethod` promises.
     """
 
     file = search_path.place(search_path.METHODS, name)
-    own = _own_hooks(method, file)
+    own = _own_hooks(method, file, trains)
 
     def losses(given: Any, output: Output, rows: Rows) -> None:
         b = len(rows.labels)
@@ -130,11 +136,11 @@ def look_at_method(method: BaseMethod, name: str, k: int) -> None:
         _look_at_memory(method, file)
 
 
-def _own_hooks(method: BaseMethod, file: str) -> set[str]:
+def _own_hooks(method: BaseMethod, file: str, trains: bool) -> set[str]:
     """Return which hooks a method has; refuse that one is missing that it cannot do without."""
     hooks = ("losses", "predict", "notes", "remember")
     own = {hook for hook in hooks if getattr(type(method), hook) is not getattr(BaseMethod, hook)}
-    if "losses" not in own:
+    if trains and "losses" not in own:
         raise WrongResult(f"{file}: class Method has no losses(output, rows), which give float [B], each row's loss")
     if len(alone := own & {"notes", "remember"}) == 1:
         raise WrongResult(

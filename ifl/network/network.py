@@ -137,7 +137,7 @@ def build_network(recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool 
         )
     refuse_untrained(method, head, recipe.method.name)
     look_at_network(backbone, head, recipe.model.name, recipe.method.name, feature_dim_of(backbone), len(class_counts))
-    look_at_method(method, recipe.method.name, len(class_counts))
+    look_at_method(method, recipe.method.name, len(class_counts), declared.TRAINS != "nothing")
     network = Network(backbone, head, recipe.data.mean, recipe.data.std)
     if model.drop_path:
         network.row_masks = drawn_by_row(backbone, origin_of(model.name))

@@ -23,7 +23,7 @@ from slurm.cluster.sbatch import batch_job
 from slurm.monitoring import events
 from slurm.planning.schedule import Run
 from slurm.starting.container import Container
-from slurm.starting.lacking_node import ENDS, OUTSIDE
+from slurm.starting.lacking_node import OUTSIDE, ends
 from tests.helpers.launching import launch, refused, stub
 from tests.house.test_doors import OLD, found
 
@@ -189,7 +189,7 @@ def test_a_node_without_the_engine(tmp_path: Path, container: Container, lack: s
     stub(tmp_path, "python3", "")
 
     def said() -> tuple[int, str]:
-        script = "\n".join([*ENDS, *container.check_lines(), "echo went on"])
+        script = "\n".join([*ends(), *container.check_lines(), "echo went on"])
         ran = subprocess.run(
             ["/bin/bash", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True
         )
@@ -215,7 +215,7 @@ def test_a_named_python_starts_the_ranks(tmp_path: Path, monkeypatch: pytest.Mon
             stub(tmp_path, python.name, script)
         lines = text.splitlines()
         check = lines[next(i for i, line in enumerate(lines) if "sys.version_info" in line)]
-        ran = subprocess.run(["bash", "-c", "\n".join([*ENDS, check])], capture_output=True, text=True)
+        ran = subprocess.run(["bash", "-c", "\n".join([*ends(), check])], capture_output=True, text=True)
         said = (
             f"{os.uname().nodename} has no python={python} of the site file, or one older than Python 3.11, so the job "
             "ends\n"

@@ -188,7 +188,7 @@ def test_what_setup_lines_set_ends_with_them(node: Node, tmp_path: Path) -> None
     assert (tmp_path / "tidied").exists()
 
 
-@pytest.mark.parametrize("signal", ["TERM", "USR2", "HUP"])
+@pytest.mark.parametrize("signal", ["TERM", "USR2"])
 def test_a_signal_in_setup_lines_is_no_fault_of_the_node(node: Node, tmp_path: Path, signal: str) -> None:
     """A job that is put back would go on as if nobody had cancelled it; what the site's own trap tidies, it tidies."""
     (run,) = runs(tmp_path)
