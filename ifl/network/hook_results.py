@@ -171,7 +171,7 @@ def _look_at_memory(method: BaseMethod, file: str) -> None:
                 f"self.memory, such as self.memory[{changed!r}]"
             )
 
-    method.remember = remember  # type: ignore[method-assign]
+    setattr(method, usual.__name__, remember)  # which its class has, too
 
 
 def _is_number(value: Any) -> bool:

@@ -234,7 +234,7 @@ def _saved(run: Run) -> str:
 
 def threads_of(run: Run, cores: int) -> int:
     """Return the threads of each rank: a run that goes on keeps its own, for with others floats round otherwise."""
-    last = next((event for event in reversed(read(run.folder)) if event["event"] == "start"), {})
+    last: dict[str, Any] = next((event for event in reversed(read(run.folder)) if event["event"] == "start"), {})
     threads = last.get("threads")
     if newest_step(run.folder) >= 0 and last.get("world") == run.recipe.tasks and isinstance(threads, int):
         return max(1, threads)
