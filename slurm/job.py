@@ -71,8 +71,9 @@ class TrainJob:
             from slurm.code_snapshot import running
 
             if first:
-                world, threads = (int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "OMP_NUM_THREADS"))
-                append_event(folder, "start", code=running(), world=world, threads=threads)
+                world, threads = int(os.environ.get("WORLD_SIZE") or 1), os.environ.get("OMP_NUM_THREADS", "")
+                more_of_start = {"threads": int(threads)} if threads.isdecimal() else {}  # `4,2` is legal, too
+                append_event(folder, "start", code=running(), world=world, **more_of_start)
             more: dict[str, Any] = {
                 "pipe": command_of_process(),
                 "command": self.command,
