@@ -99,12 +99,12 @@ def _keep_start(run: Setup) -> dict[str, Any]:
     Returns:
         What `done` says of them: the last are the best.
     """
-    _last_is_best(run.folder)
+    last_is_best(run.folder)
     kept = [LAST, write_weights(run.folder / "ckpt" / LAST, run.model.engine.weights())]
     return {"weights": {"last": kept, "best": kept}}
 
 
-def _last_is_best(folder: Path) -> None:
+def last_is_best(folder: Path) -> None:
     """Keep the last epoch's predictions as the best epoch's, durably: `done`, which follows, vouches for them."""
     for file in (folder / "preds" / "last").iterdir():
         write_whole(folder / "preds" / "best" / file.name, file.read_bytes())
@@ -124,7 +124,7 @@ def finish(run: Setup, state: State, saver: Saver, stop: StopRequest, heartbeat:
     finished = True
     if state.best_epoch == run.recipe.schedule.epochs - 1:
         if comm.rank == 0:
-            _last_is_best(folder)
+            last_is_best(folder)
     else:
         load_best(folder / "ckpt", run.model.engine, state)
         finished = predict_all(run, folder / "preds" / "best", heartbeat, stop)

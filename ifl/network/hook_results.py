@@ -156,14 +156,17 @@ def _look_at_memory(method: BaseMethod, file: str) -> None:
 
     def held() -> dict[str, Any]:
         return {
-            key: ([(id(part), part._version) for part in _tensors_in(value)], value if _is_number(value) else None)
+            key: (
+                [(id(part), part._version) for part in _tensors_in(value)],
+                value if isinstance(value, int | float) else None,
+            )
             for key, value in vars(method).items()
             if key != "memory"
         }
 
-    def remember(*arguments: Any) -> None:
+    def remember(ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
         before = held()
-        usual(*arguments)
+        usual(ids_G, labels_G, notes_GC)
         after = held()
         if changed := next((key for key in after if after[key] != before.get(key)), None):
             raise WrongResult(
@@ -171,11 +174,7 @@ def _look_at_memory(method: BaseMethod, file: str) -> None:
                 f"self.memory, such as self.memory[{changed!r}]"
             )
 
-    setattr(method, usual.__name__, remember)  # which its class has, too
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
+    method.remember = remember  # type: ignore[method-assign]
 
 
 def _at_every_call(method: BaseMethod, look: Callable[..., None]) -> None:

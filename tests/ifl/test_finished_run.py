@@ -5,6 +5,7 @@ load.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ifl import exported, finished_run
+from ifl import exported, finished_run, post_hoc
 from ifl.evaluator import source_numbers
 from ifl.finished_run import _changed
 from recipes.common.errors import RecipeError, RunError
@@ -39,6 +40,27 @@ def run(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = recipe_of(mini_root, tmp_path_factory.mktemp("runs"), "recipe=glt_tde")
     assert started(1).run(trained, str(recipe.run_folder)) == [True]
     return recipe
+
+
+def test_the_last_predictions_are_kept_as_the_best_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`done`, which follows, is on the disk at once, so a node that loses its power then may not leave them empty."""
+    last, best, synced, sync = tmp_path / "preds" / "last", tmp_path / "preds" / "best", set(), os.fsync
+    for folder in (last, best):
+        folder.mkdir(parents=True)
+    (best / "val.npz").write_bytes(b"of an earlier start")
+    for name in ("val.npz", "test_cbl.npz"):
+        (last / name).write_bytes(name.encode() * 100)
+
+    def noted(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    post_hoc.last_is_best(tmp_path)
+    assert {file.name: file.read_bytes() for file in best.iterdir()} == {
+        file.name: file.read_bytes() for file in last.iterdir()
+    }
+    assert {file.stat().st_ino for file in (best, *best.iterdir())} <= synced
 
 
 def test_damaged_predictions_are_told_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,9 +184,9 @@ def exchanged() -> tuple[list[Any], Any]:
     )
 
 
-def renewed(monkeypatched: bool) -> list[np.ndarray | None]:
-    """In a rank: the streams' weights after a scoring epoch; a rank's `log` may round by its own CPU, and is off here
-    by a bit for each rank."""
+def renewed(rounds_otherwise: bool) -> list[np.ndarray | None]:
+    """In a rank: the streams' weights after a scoring epoch; where it `rounds_otherwise`, every rank but the first is
+    off by a bit, as where its CPU is of another kind."""
     from ifl.invariance import invariance
 
     ifl, comm, own = resolve(["recipe=glt_ifl", "data=digits_glt"]).ifl, comm_of(2), invariance.stream_weights
@@ -208,7 +208,7 @@ def renewed(monkeypatched: bool) -> list[np.ndarray | None]:
     )
     state = SimpleNamespace(epoch=ifl.milestones[0], weights=[None] * ifl.environments, class_means=None, memory={})
     with pytest.MonkeyPatch.context() as patch:
-        if monkeypatched:
+        if rounds_otherwise:
             patch.setattr(invariance, "stream_weights", rounded)
         assert part.end_epoch(state)
     return state.weights
